@@ -41,7 +41,7 @@ test: $(READY)
 	$(PY) -m pytest
 
 check: $(READY)
-	$(VENV)/bin/ruff check nbs tests book benchmarks setup.py
+	$(VENV)/bin/ruff check nbs tests book setup.py
 	$(PY) -m pytest tests/test_drift.py tests/test_layers.py tests/test_budgets.py tests/test_packaging.py
 
 pages-check: $(READY)

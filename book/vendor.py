@@ -3,6 +3,7 @@
 MathJax comes from a Python package at a fixed version and digest, Vega from the installed
 vl-convert: no other package manager is needed, and no page ever asks another server.
 """
+
 import zipfile
 from pathlib import Path
 

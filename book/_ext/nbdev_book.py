@@ -6,6 +6,7 @@
 * Charts are drawn by a local Vega bundle, added only to the pages that hold a chart.
 * One-line docstrings and docments become reStructuredText for the API pages.
 """
+
 from __future__ import annotations
 
 import functools
