@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['package_root', 'results_root', 'run_key', 'command_for', 'meaning', 'reach', 'sources', 'freshness', 'git_state']
 
-# %% ../nbs/00a_provenance.ipynb #ea8e7e56
+# %% ../nbs/00a_provenance.ipynb #43decaaa
 import ast
 import contextlib
 import functools
@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from .runtime import digest
@@ -60,7 +61,7 @@ def command_for(
         words += [f"--{name}", value] if name in ("model", "seeds") else ["--set", f"{name}={value}"]
     return shlex.join(words)
 
-# %% ../nbs/00a_provenance.ipynb #6036cda8
+# %% ../nbs/00a_provenance.ipynb #99c562b2
 class _Strip(ast.NodeTransformer):
     "Drops what cannot change a row or a metric."
 
@@ -81,20 +82,27 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _shape(node):
+def _skipped(node, without: tuple) -> bool:
+    return isinstance(node, ast.keyword) and node.arg in without
+
+
+def _shape(node, without: tuple = ()):
     "Nested lists with the content of a syntax tree; the same for every Python version."
     if isinstance(node, ast.AST):
         skip = ("ctx", "kind", "type_comment", "type_params")
         fields = [(k, v) for k, v in ast.iter_fields(node) if k not in skip and v is not None and v != []]
-        return [type(node).__name__, *([k, _shape(v)] for k, v in fields)]
-    return [_shape(n) for n in node] if isinstance(node, list) else repr(node)
+        return [type(node).__name__, *([k, _shape(v, without)] for k, v in fields)]
+    if isinstance(node, list):
+        return [_shape(n, without) for n in node if not _skipped(n, without)]
+    return repr(node)
 
 
 def meaning(
     text: str,  # Python source
+    without: tuple = (),  # keyword arguments to leave out
 ) -> str:
     "Digest of what a source text does, whatever its layout, comments, docstrings and annotations."
-    return digest(_shape(_Strip().visit(ast.parse(textwrap.dedent(text)))))
+    return digest(_shape(_Strip().visit(ast.parse(textwrap.dedent(text))), without))
 
 # %% ../nbs/00a_provenance.ipynb #12b2e519
 def _file(module: str) -> Path | None:
@@ -124,10 +132,20 @@ def _parse(module: str, file: Path, mtime_ns: int) -> tuple[dict, dict]:
             bound |= {a.asname or a.name: (a.name, None) for a in node.names}
     return defined, bound
 
-# %% ../nbs/00a_provenance.ipynb #d4c738f8
+# %% ../nbs/00a_provenance.ipynb #41bd940f
+def _walk(nodes: list, without: tuple) -> Iterator[ast.AST]:
+    "All nodes of some trees but for what hangs on the keywords `without`."
+    nodes = list(nodes)
+    while nodes:
+        node = nodes.pop()
+        yield node
+        nodes += [n for n in ast.iter_child_nodes(node) if not _skipped(n, without)]
+
+
 def reach(
     module: str,
     name: str,  # a top-level function or constant of it
+    without: tuple = (),  # keyword arguments not to follow
 ) -> tuple[dict, set]:
     "What `module.name` can reach, as {module: {name: nodes}}, and the packages imported on the way."
     found, packages, todo, home = {}, set(), [(module, name)], module
@@ -142,7 +160,7 @@ def reach(
             todo += [bound[name]] if name in bound else []
             continue
         found.setdefault(module, {})[name] = defined[name]
-        for node in (n for top in defined[name] for n in ast.walk(top)):
+        for node in _walk(defined[name], without):
             if isinstance(node, ast.Name):
                 todo.append((module, node.id))
             elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in bound:
@@ -150,19 +168,20 @@ def reach(
                 todo.append((f"{base}.{part}" if part else base, node.attr))
     return found, packages
 
-# %% ../nbs/00a_provenance.ipynb #d9b49d2e
+# %% ../nbs/00a_provenance.ipynb #6e3e68f5
 def sources(
     module: str,  # where the experiment is defined
     function: str,  # "exp_<claim>"
     fn=None,  # the live function: its text is used where the module has no file (a notebook)
+    without: tuple = (),  # ("summarise",) leaves only the code that makes rows
 ) -> dict[str, str]:  # "" -> the experiment with its own helpers; module -> what it reaches there
     "Digests of the code behind an experiment; empty if there is no such experiment."
-    found, _ = reach(module, function)
+    found, _ = reach(module, function, without)
     if module in found:
-        shapes = {m: [[n, _shape(nodes)] for n, nodes in sorted(d.items())] for m, d in found.items()}
+        shapes = {m: [[n, _shape(d[n], without)] for n in sorted(d)] for m, d in found.items()}
         return {"": digest(shapes.pop(module))} | {m: digest(shapes[m]) for m in sorted(shapes)}
     with contextlib.suppress(TypeError, OSError, SyntaxError):
-        return {"": meaning(inspect.getsource(fn))}
+        return {"": meaning(inspect.getsource(fn), without)}
     return {"": "unknown"} if fn else {}
 
 
@@ -171,10 +190,9 @@ def freshness(
     fn=None,  # the live function, for an experiment defined in a notebook
 ) -> str:  # "fresh", "drifted" or "stale"
     "Is the code behind a number the code we have? Stale: its own is not; drifted: the library's is not."
-    module = f"alignbook.experiments.{info['chapter']}"
-    if not _file(module):
-        known = info["module"] in sys.modules or info["module"].startswith("alignbook.")
-        module = info["module"] if known else ""
+    module = info["module"]
+    if not (module.startswith("alignbook.") or module in sys.modules) or not _file(module):
+        module = f"alignbook.experiments.{info['chapter']}"
     now = sources(module, info["function"], fn) if module else {}
     if not now or now.pop("") != info["source"]:
         return "stale"

@@ -115,7 +115,7 @@ class Server:
         scored = zip(got["token_logprobs"], ends, strict=True)
         return sum(lp for lp, end in scored if lp is not None and end > len(prompt))
 
-# %% ../nbs/03_sampling.ipynb #3fcbeabf
+# %% ../nbs/03_sampling.ipynb #8da89490
 @dataclass
 class Prefix:
     "A text that many prompts begin with, with its attention keys and values."
@@ -131,7 +131,8 @@ class Prefix:
 
     def crop(self, tokens: int) -> "Prefix":
         "Keep only the first `tokens` (at least 2) tokens, in place."
-        self.cache.crop(tokens - 1)
+        if tokens < len(self.ids):
+            self.cache.crop(tokens - len(self.ids))  # negative: how many to drop
         self.ids = self.ids[:tokens]
         return self
 
