@@ -229,7 +229,7 @@ def _resume_point(folder: Path) -> str | None:
                 return str(path)
     return None
 
-# %% ../nbs/05_training.ipynb #2e9df02d
+# %% ../nbs/05_training.ipynb #b4ac273b
 def _watcher(lm: LM, s: TrainSettings, kind: str, on_checkpoint: Callable | None):
     "The trainer's callback: bar, seals, measurements."
     from transformers import TrainerCallback
@@ -270,6 +270,8 @@ def _fit(kind: str, lm: LM, s: TrainSettings, data, build: Callable, on_checkpoi
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_watcher(lm, s, kind, on_checkpoint))
         trainer.train(resume_from_checkpoint=_resume_point(Path(s.out)) if s.out else None)
+    if trainer.state.global_step != s.steps:
+        raise AlignbookError(f"{kind} made {trainer.state.global_step} of {s.steps} updates: give it more data")
     net = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     _unpatch(net)
     net.eval()
@@ -404,7 +406,7 @@ def score(
         out.append(got.logits.squeeze(-1).float().cpu())
     return torch.cat(out)
 
-# %% ../nbs/05_training.ipynb #3c6be616
+# %% ../nbs/05_training.ipynb #0283fe4a
 def rl(
     lm: LM,  # not changed
     prompts: list[str],
@@ -423,6 +425,7 @@ def rl(
     if group < 2 or (s.batch_size * s.grad_accum) % group:
         raise AlignbookError(f"group is {group}: it must be at least 2 and divide batch_size x grad_accum")
     rows = _table([{"prompt": p} for p in prompts], ("prompt",), "prompts")
+    rows *= math.ceil(s.batch_size * s.grad_accum / group / len(rows))  # TRL drops a batch it cannot fill
 
     def reward(prompts, completions, **_):
         got = [float(r) for r in reward_fn(list(prompts), list(completions))]
