@@ -132,7 +132,7 @@ def _parse(module: str, file: Path, mtime_ns: int) -> tuple[dict, dict]:
             bound |= {a.asname or a.name: (a.name, None) for a in node.names}
     return defined, bound
 
-# %% ../nbs/00a_provenance.ipynb #41bd940f
+# %% ../nbs/00a_provenance.ipynb #3fd8fe5d
 def _walk(nodes: list, without: tuple) -> Iterator[ast.AST]:
     "All nodes of some trees but for what hangs on the keywords `without`."
     nodes = list(nodes)
@@ -155,7 +155,7 @@ def reach(
         if not file or name is None or name in found.get(module, {}):
             continue
         defined, bound = _parse(module, file, file.stat().st_mtime_ns)
-        packages |= {target.split(".")[0] for target, _ in bound.values()}
+        packages |= {bound[name][0].split(".")[0]} if name in bound else set()
         if name not in defined:
             todo += [bound[name]] if name in bound else []
             continue
@@ -168,7 +168,7 @@ def reach(
                 todo.append((f"{base}.{part}" if part else base, node.attr))
     return found, packages
 
-# %% ../nbs/00a_provenance.ipynb #6e3e68f5
+# %% ../nbs/00a_provenance.ipynb #5ee35bed
 def sources(
     module: str,  # where the experiment is defined
     function: str,  # "exp_<claim>"
@@ -190,10 +190,10 @@ def freshness(
     fn=None,  # the live function, for an experiment defined in a notebook
 ) -> str:  # "fresh", "drifted" or "stale"
     "Is the code behind a number the code we have? Stale: its own is not; drifted: the library's is not."
-    module = info["module"]
-    if not (module.startswith("alignbook.") or module in sys.modules) or not _file(module):
-        module = f"alignbook.experiments.{info['chapter']}"
-    now = sources(module, info["function"], fn) if module else {}
+    files = (package_root() / "alignbook" / "experiments").glob(f"{info['chapter']}*.py")
+    homes = [info["module"], *(f"alignbook.experiments.{f.stem}" for f in sorted(files))]  # it may have moved
+    homes = [m for m in homes if m in sys.modules or m.startswith("alignbook.")]
+    now = next(filter(None, (sources(m, info["function"], fn) for m in homes)), {})
     if not now or now.pop("") != info["source"]:
         return "stale"
     return "fresh" if now == info["modules"] else "drifted"

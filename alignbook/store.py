@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['run']
 
-# %% ../nbs/01_store.ipynb #84c81fb3
+# %% ../nbs/01_store.ipynb #fe0faecf
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -90,7 +91,7 @@ def _cell_files(exp: Experiment, s: Settings, partial: Path) -> dict[Path, dict]
         raise AlignbookError(f"{name} has {len(files)} different cells of {len(cells)}: each must be its own")
     return files
 
-# %% ../nbs/01_store.ipynb #2c6ac86d
+# %% ../nbs/01_store.ipynb #277f1c08
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     "One runner per key; on Windows, which has no `fcntl`, there is no lock."
@@ -118,13 +119,13 @@ def _now() -> str:
 
 def _begin(exp: Experiment, s: Settings, tier: str, partial: Path) -> dict:
     "Make or accept the folder of an unfinished run; one begun by other code is refused."
-    code = sources(exp.fn.__module__, exp.fn.__name__, exp.fn)
+    code = sources(exp.fn.__module__, exp.fn.__name__, exp.fn, ("summarise",))
     head = {"experiment": exp.name, "version": exp.version, "settings": plain(asdict(s)), "tier": tier}
-    head |= {"source": code.pop(""), "modules": code}
+    head |= {"rows_source": code.pop("")}
     file = partial / "settings.json"
     if not file.is_file():
         shutil.rmtree(partial, ignore_errors=True)
-        atomic_write(file, json.dumps(head | {"start": _now()}, indent=1))
+        atomic_write(file, json.dumps(head | {"rows_modules": code, "start": _now()}, indent=1))
     try:
         old = json.loads(file.read_text())
     except ValueError:
@@ -133,9 +134,9 @@ def _begin(exp: Experiment, s: Settings, tier: str, partial: Path) -> dict:
         raise AlignbookError(f"{partial} was begun by other code: delete that folder and run again")
     for junk in partial.glob(".*"):  # half-written files of a killed run
         junk.unlink()
-    return old
+    return old | {"changed": sorted(m for m in code if old["rows_modules"].get(m) != code[m])}
 
-# %% ../nbs/01_store.ipynb #d8c587a4
+# %% ../nbs/01_store.ipynb #4a6120e4
 def _merge(notes: list[dict]) -> dict:
     "Notes of all cells: one value where they agree, else the list of different ones."
     out = {}
@@ -157,7 +158,10 @@ def _finish(exp: Experiment, s: Settings, head: dict, partial: Path, cells: list
     changes = {k: v for k, v in head["settings"].items() if v != column.get(k)}
     remake = command_for(exp.chapter, exp.name, tier, changes)
     info = {"schema": 1, "experiment": exp.name, "chapter": exp.chapter, "module": exp.fn.__module__}
-    info |= {"function": exp.fn.__name__, "key": partial.stem} | head
+    info |= {"function": exp.fn.__name__, "key": partial.stem}
+    info |= {k: head[k] for k in ("version", "settings", "tier", "start")}
+    code = sources(exp.fn.__module__, exp.fn.__name__, exp.fn)
+    info |= {"source": code.pop(""), "modules": code | dict.fromkeys(head["changed"], "changed meanwhile")}
     info |= {"seeds": getattr(s, "seeds", None), "model": getattr(s, "model", None), "git": git_state()}
     info |= {"packages": versions(), "machine": machine() | {"dtype": getattr(s, "dtype", None)}}
     info |= {"wall_seconds": round(sum(c["seconds"] for c in cells), 3)}
@@ -167,7 +171,7 @@ def _finish(exp: Experiment, s: Settings, head: dict, partial: Path, cells: list
     texts = [text for c in cells for text in c["texts"]]
     write_record(done, info, rows, texts, lambda df: exp.summarise(df, s))
 
-# %% ../nbs/01_store.ipynb #6617a609
+# %% ../nbs/01_store.ipynb #af56aee5
 def _measure(exp: Experiment, s: Settings, tier: str, partial: Path, final: Path, command: str) -> None:
     "The loop over cells, then the rename that makes a run visible."
     if {"torch", "transformers", "peft", "trl"} & reach(exp.fn.__module__, exp.fn.__name__)[1]:
@@ -196,6 +200,7 @@ def run(
     command: str = "",  # as typed, for the record
 ) -> Result:
     "Measure the cells that are not on disk yet and store the run; a finished run is returned as it is."
+    exp = exp if exp.chapter else dataclasses.replace(exp, chapter="notebook")
     s = settings or exp.settings.at(check_tier(tier))
     key = run_key(exp.name, exp.version, plain(asdict(s)), check_tier(tier))
     final = results_root(root) / exp.chapter / exp.name / key
@@ -206,9 +211,9 @@ def run(
         with _lock(lock):
             if not final.is_dir():
                 _measure(exp, s, tier, partial, final, command)
-            lock.unlink(missing_ok=True)
     result = Result(final, read_info(final), exp.fn)
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # also what a runner left that was killed after the rename
+    lock.unlink(missing_ok=True)
     if result.freshness == "stale":
         print(f"it was made by other code: raise the version of exp_{exp.name} or delete {final}")
     return result
