@@ -3,6 +3,8 @@
 import json
 import math
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -343,3 +345,8 @@ def test_the_manifest_names_settings_data_and_start(lm, tmp_path):
         and manifest["start"] == weight_digest(lm.model)
         and manifest["lr"] == QUICK.lr
     )
+
+
+def test_importing_the_module_needs_neither_trl_nor_datasets():
+    code = "import alignbook.training, sys; assert not {'trl', 'datasets', 'peft'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
