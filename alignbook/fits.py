@@ -17,7 +17,7 @@ from scipy import stats as sps
 from .runtime import AlignbookError
 from .stats import Interval
 
-# %% ../nbs/07_fits.ipynb #f76ba4aa
+# %% ../nbs/07_fits.ipynb #2d56e449
 Shape = namedtuple("Shape", "names text start value inverse")  # start: the smallest n it is defined for
 SHAPES = {
     "power": Shape(("alpha",), "n^-{alpha:.3g}", 1.0, lambda n, a: n**-a, lambda q, a: q ** (-1 / a)),
@@ -34,8 +34,8 @@ SHAPES = {
 def _axes(form, n):
     "The box in which a shape's parameters are searched: one array of log values per parameter."
     near = np.geomspace(n[n > 0].min() / 10, n.max() * 10, 25)
-    wide = {"alpha": np.geomspace(0.005, 8, 40), "n_c": near, "r": np.geomspace(0.1 / near[-1], 1 / near[0], 40),
-            "s": np.geomspace(0.1, 10, 25), "n0": near}
+    wide = {"alpha": np.geomspace(0.005, 8, 40), "r": np.geomspace(0.1 / near[-1], 1 / near[0], 40),
+            "s": np.geomspace(0.1, 10, 25), "n_c": near, "n0": near}
     return [np.log(wide[k]) for k in SHAPES[form].names]
 
 
@@ -63,7 +63,7 @@ def _project(b, y, w, nonneg=True):
         C, K, rss = np.where(flat, 0, C), np.where(flat, y_bar, K), np.where(flat, syy, rss)
     return C, K, np.maximum(rss, 0)
 
-# %% ../nbs/07_fits.ipynb #96befa15
+# %% ../nbs/07_fits.ipynb #409b5ccd
 def _check(n, y, form):
     "Shots and curves as float arrays, or a sentence about what is wrong with them."
     n, y = np.asarray(n, float), np.atleast_2d(np.asarray(y, float))
@@ -78,7 +78,7 @@ def _check(n, y, form):
         raise AlignbookError(f"form {form!r} needs at least {len(names) + 2} different n: measure more shots")
     return n, y
 
-
+# %% ../nbs/07_fits.ipynb #9671dfc2
 def fit_curves(
     n,                     # (N,) shots
     Y,                     # (B, N) curves, each fitted on its own
@@ -100,7 +100,7 @@ def fit_curves(
 def _compass(form, n, Y, w, nonneg, u, axes, tol=1e-4):
     "Walk every curve's log parameters `u` (B, D) downhill from its grid point."
     lo, hi = np.array([a[0] for a in axes]), np.array([a[-1] for a in axes])
-    step = np.tile([a[1] - a[0] for a in axes], (len(Y), 1))
+    step = np.full((len(Y), 1), max(a[1] - a[0] for a in axes))  # equal: ridges run along alpha ~ n_c
     ways = np.array(list(product([0, -1, 1], repeat=len(axes))), float)
     live, least = np.arange(len(Y)), tol * step[0, 0]
     for _ in range(120):
@@ -111,7 +111,7 @@ def _compass(form, n, Y, w, nonneg, u, axes, tol=1e-4):
         live = live[step[live, 0] > least]
     return u
 
-# %% ../nbs/07_fits.ipynb #c532968c
+# %% ../nbs/07_fits.ipynb #4106483c
 def _value(form, p, n):
     "C * shape(n) + K for parameters that may be arrays (B,): (B, N), or (N,) for scalars."
     shape = SHAPES[form].value(n, *(np.asarray(p[k])[..., None] for k in SHAPES[form].names))
@@ -135,14 +135,20 @@ class Fit:
         return f"{self.form}: {{C:.3g}}·{SHAPES[self.form].text} + {{K:.3g}}".format(**self.params)
 
 
-def fit_curve(n, y, form: str = "power", weights=None, nonneg: bool = True) -> Fit:
-    "Fit one curve y (N,); the rest as in `fit_curves`."
+def fit_curve(
+    n,                     # (N,) shots
+    y,                     # (N,) mean cost at each n
+    form: str = "power",   # a key of SHAPES
+    weights=None,          # (N,) inverse variances of the means; equal when None
+    nonneg: bool = True,   # costs: C >= 0 and K >= 0
+) -> Fit:
+    "Fit one curve (many-shot jailbreaking, Eq. 1 and 6); raises AlignbookError on unusable input."
     found = {k: float(v[0]) for k, v in fit_curves(n, [y], form, weights, nonneg).items()}
     rss, N, k = found.pop("rss"), np.size(n), len(found) + 1 - (form == "constant")
     like = N * np.log(max(rss, 1e-300) / N)
     return Fit(form, found, rss, like + 2 * k, like + np.log(N) * k)
 
-# %% ../nbs/07_fits.ipynb #8595b36e
+# %% ../nbs/07_fits.ipynb #7c2198f3
 def _solve(form, p, target):
     "Smallest n at which the curve is at or below the target; inf when never. Parameters may be arrays."
     C, K, start = np.asarray(p["C"], float), np.asarray(p["K"], float), SHAPES[form].start
@@ -153,20 +159,28 @@ def _solve(form, p, target):
     return np.where(_value(form, p, np.array([start]))[..., 0] <= target, start, n)
 
 
-def solve_for(fit: Fit, target: float) -> float:
-    "Inverse prediction: the smallest n whose predicted cost is at or below the target; inf if there is none."
+def solve_for(
+    fit: Fit,        # a fitted curve
+    target: float,   # cost to reach
+) -> float:          # shots; inf if the curve never gets there
+    "Inverse prediction: the smallest n whose predicted cost is at or below the target."
     return float(_solve(fit.form, fit.params, target))
 
 
-def loglog_r2(n, y) -> float:
-    "R² of a straight line through log cost against log n, where both are positive."
+def loglog_r2(
+    n,          # (N,) shots; those above 0 are used
+    y,          # (N,) costs; those above 0 are used
+) -> float:
+    "R² of a straight line through log cost against log n."
     n, y = np.asarray(n, float), np.asarray(y, float)
     ok = (n > 0) & (y > 0)
     return float(sps.linregress(np.log(n[ok]), np.log(y[ok])).rvalue ** 2)
 
-# %% ../nbs/07_fits.ipynb #fab2fecd
-def string_weights(Y: np.ndarray) -> np.ndarray:
-    "Inverse variances (N,) of the mean of curves (S, N), each string's own level removed, shrunk half-way."
+# %% ../nbs/07_fits.ipynb #1a262fb9
+def string_weights(
+    Y: np.ndarray,   # (S, N) one curve per string
+) -> np.ndarray:     # (N,) inverse variances of the means, shrunk half-way to their average
+    "Weights for the mean curve from the spread across strings, each string's own level removed."
     v = (Y - Y.mean(1, keepdims=True)).var(0, ddof=min(1, len(Y) - 1))
     return len(Y) / np.maximum(0.5 * v + 0.5 * v.mean(), 1e-12)
 
@@ -188,7 +202,7 @@ def _interval(value, draws, se, groups, level=0.95):
     lo, hi = np.quantile(draws, tails)
     return Interval(float(value), float(min(lo, value - t * se)), float(max(hi, value + t * se)), groups)
 
-
+# %% ../nbs/07_fits.ipynb #c5c925f4
 @dataclass(frozen=True)
 class FitCI:
     "A fit to the mean of several strings' curves, with correlated bootstrap draws of its parameters."
@@ -218,7 +232,7 @@ class FitCI:
     def __repr__(self) -> str:
         return f"{self.fit}\n" + "\n".join(f"  {k:>13} {self[k]!r}" for k in self.draws)
 
-
+# %% ../nbs/07_fits.ipynb #c71fe550
 def _named(p):
     "Parameters of a Fit, or of (form, fit_curves result), with the cost at n=1 added in nats and in logs."
     form, p = (p.form, p.params) if isinstance(p, Fit) else p
@@ -249,7 +263,7 @@ def bootstrap_fit(
     draws, jack = ({k: v[part] for k, v in found.items()} for part in (slice(n_boot), slice(n_boot, None)))
     return FitCI(fit_curve(n, Y.mean(0), form, w, nonneg), draws, jack, level, (seed, n_boot, G))
 
-# %% ../nbs/07_fits.ipynb #70fc0a2c
+# %% ../nbs/07_fits.ipynb #3386bec2
 def difference(
     a: FitCI,               # the condition we start from
     b: FitCI,               # the condition we go to; the same form
@@ -269,7 +283,7 @@ def difference(
         out[k] = _interval(vb[k] - va[k], b.draws[k][mix] - a.draws[k][:m], se, int(groups), level or a.level)
     return out
 
-
+# %% ../nbs/07_fits.ipynb #146a6095
 class Equivalence(NamedTuple):
     "Is the slope the same, and did the intercept move?"
     verdict: str            # on the slope: "equivalent", "different" or "undecided"
@@ -331,7 +345,7 @@ def compare_forms(
         table["p_best"] = errors[1:].idxmin(axis=1).value_counts(normalize=True).reindex(forms, fill_value=0)
     return table.sort_values("bic")
 
-# %% ../nbs/07_fits.ipynb #d85022b9
+# %% ../nbs/07_fits.ipynb #8095329c
 class Forecast(NamedTuple):
     "Shots at which a target cost is reached."
     n: float         # from the fitted curve; inf if never
@@ -343,8 +357,12 @@ class Forecast(NamedTuple):
         return f"{self.n:.3g} shots [{self.lo:.3g}, {self.hi:.3g}], never in {self.p_never:.0%} of draws"
 
 
-def forecast(fitci: FitCI, target: float, level: float = None) -> Forecast:
-    "Shots needed to reach a target cost, with an interval (the fit's level by default); `p_never` beside it."
+def forecast(
+    fitci: FitCI,          # fit with draws
+    target: float,         # cost to reach
+    level: float = None,   # coverage; that of the fit when None
+) -> Forecast:
+    "Shots needed to reach a target cost, with an interval and the chance that no number suffices."
     n = np.asarray(_solve(fitci.fit.form, fitci.draws, target), float)
     lo, hi = np.quantile(n, _tails(fitci.rows[2], level or fitci.level)[1], method="inverted_cdf")
     return Forecast(solve_for(fitci.fit, target), float(lo), float(hi), float(np.isinf(n).mean()))
