@@ -105,7 +105,7 @@ def run_and_compare(
     print(mine)
     return mine
 
-# %% ../nbs/92_command_line.ipynb #e72d218e
+# %% ../nbs/92_command_line.ipynb #9b171e28
 def _pick(target: str) -> list[Experiment]:
     "The experiments that `CHAPTER` or `CHAPTER:EXPERIMENT` names."
     chapter, _, name = target.partition(":")
@@ -135,7 +135,7 @@ def do_run(args: argparse.Namespace, command: str) -> None:
         print(f"== {exp.chapter}:{exp.name}" + (f", about {minutes:g} minutes" if minutes else ""))
         run_and_compare(exp, args.tier, mine, args.root, command)
 
-
+# %% ../nbs/92_command_line.ipynb #1e29fe20
 def do_results(args: argparse.Namespace, command: str) -> None:
     "`alignbook results [CHAPTER]`."
     table = results(args.root)
@@ -208,7 +208,7 @@ def do_doctor(args: argparse.Namespace, command: str) -> None:
     for what, remedy in missing:
         print(f"  {what}: {remedy}")
 
-# %% ../nbs/92_command_line.ipynb #96a05c04
+# %% ../nbs/92_command_line.ipynb #473582b6
 class _Parser(argparse.ArgumentParser):
     "A parser whose mistakes are `AlignbookError`s."
 
@@ -237,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(do=do_doctor)
     return top
 
-
+# %% ../nbs/92_command_line.ipynb #91b6ec96
 def main(
     argv: list[str] | None = None,  # words after `alignbook`; the real ones if None
 ) -> int:  # 0, 2 for a mistake of the user, 130 when interrupted

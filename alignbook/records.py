@@ -181,7 +181,7 @@ def load(
     _, path, info = max(fits, key=lambda f: f[:2])
     return Result(path, info)
 
-# %% ../nbs/00b_records.ipynb #f9737022
+# %% ../nbs/00b_records.ipynb #4605ce04
 def verify(
     path: str | Path,  # folder of one run
 ) -> int:  # bytes on disk
@@ -218,7 +218,7 @@ def verify_all(
         raise AlignbookError(f"{root} holds {size}: remove the runs that no page uses")
     return total
 
-
+# %% ../nbs/00b_records.ipynb #a9d06cea
 def results(
     root: str | Path | None = None,
 ) -> pd.DataFrame:  # one row per run; freshness "broken" where files are damaged

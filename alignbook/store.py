@@ -91,7 +91,7 @@ def _cell_files(exp: Experiment, s: Settings, partial: Path) -> dict[Path, dict]
         raise AlignbookError(f"{name} has {len(files)} different cells of {len(cells)}: each must be its own")
     return files
 
-# %% ../nbs/01_store.ipynb #277f1c08
+# %% ../nbs/01_store.ipynb #3a63e5f7
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     "One runner per key; on Windows, which has no `fcntl`, there is no lock."
@@ -112,7 +112,7 @@ def _lock(path: Path) -> Iterator[None]:
         f.flush()
         yield
 
-
+# %% ../nbs/01_store.ipynb #92621bb9
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -136,7 +136,7 @@ def _begin(exp: Experiment, s: Settings, tier: str, partial: Path) -> dict:
         junk.unlink()
     return old | {"changed": sorted(m for m in code if old["rows_modules"].get(m) != code[m])}
 
-# %% ../nbs/01_store.ipynb #4a6120e4
+# %% ../nbs/01_store.ipynb #582a262a
 def _merge(notes: list[dict]) -> dict:
     "Notes of all cells: one value where they agree, else the list of different ones."
     out = {}
@@ -145,7 +145,7 @@ def _merge(notes: list[dict]) -> dict:
         out[key] = next(iter(values.values())) if len(values) == 1 else list(values.values())
     return out
 
-
+# %% ../nbs/01_store.ipynb #809d0782
 def _finish(exp: Experiment, s: Settings, head: dict, partial: Path, cells: list[dict], command: str) -> None:
     "Write the three files of the record into `partial/done`."
     done, tier = partial / "done", head["tier"]
