@@ -152,7 +152,7 @@ def do_results(args: argparse.Namespace, command: str) -> None:
     else:
         print(table.to_string(index=False, na_rep="–"))
 
-# %% ../nbs/92_command_line.ipynb #08300da1
+# %% ../nbs/92_command_line.ipynb #4b848492
 def _minutes(tier: str) -> str:
     "How long all experiments of a tier take, as far as somebody has measured."
     found = []
@@ -174,7 +174,7 @@ def _embedded() -> tuple[str, str]:
         return f"ready in {path}", ""
     return "not yet unpacked", "python -c 'from alignbook.models import load; load()'"
 
-
+# %% ../nbs/92_command_line.ipynb #3a3b5dbf
 def examine() -> list[tuple[str, str, str]]:  # (what, finding, command that helps or "")
     "Everything the doctor looks at."
     torch = importlib.util.find_spec("torch") and importlib.import_module("torch")
@@ -197,7 +197,7 @@ def examine() -> list[tuple[str, str, str]]:  # (what, finding, command that hel
     out.append(("results", f"{len(results())} stored in {results_root()}", ""))
     return out
 
-
+# %% ../nbs/92_command_line.ipynb #14969d93
 def do_doctor(args: argparse.Namespace, command: str) -> None:
     "`alignbook doctor`."
     found = examine()

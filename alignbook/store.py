@@ -171,7 +171,7 @@ def _finish(exp: Experiment, s: Settings, head: dict, partial: Path, cells: list
     texts = [text for c in cells for text in c["texts"]]
     write_record(done, info, rows, texts, lambda df: exp.summarise(df, s))
 
-# %% ../nbs/01_store.ipynb #af56aee5
+# %% ../nbs/01_store.ipynb #22b6d288
 def _measure(exp: Experiment, s: Settings, tier: str, partial: Path, final: Path, command: str) -> None:
     "The loop over cells, then the rename that makes a run visible."
     if {"torch", "transformers", "peft", "trl"} & reach(exp.fn.__module__, exp.fn.__name__)[1]:
@@ -191,7 +191,7 @@ def _measure(exp: Experiment, s: Settings, tier: str, partial: Path, final: Path
     _finish(exp, s, head, partial, done, command)
     os.replace(partial / "done", final)
 
-
+# %% ../nbs/01_store.ipynb #cfb96c07
 def run(
     exp: Experiment,
     tier: str = "toy",  # one of `TIERS`
