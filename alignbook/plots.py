@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'FAINT', 'MAX_BYTES', 'theme', 'spec_size', 'book_renderer', 'enable_charts', 'facts', 'caption', 'framed',
-           'curves', 'dots', 'bars', 'rate_table', 'rates', 'reliability_table', 'reliability', 'heat', 'BookDoc']
+           'curves', 'dots', 'bars', 'rate_table', 'rates', 'reliability', 'heat', 'BookDoc']
 
-# %% ../nbs/08_plots.ipynb #5b6f962d
+# %% ../nbs/08_plots.ipynb #2c6dd7da
 import importlib.util
 import json
 
@@ -12,6 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from . import stats
 from .runtime import AlignbookError, is_static
 
 # %% ../nbs/08_plots.ipynb #9c1dce3d
@@ -41,7 +42,7 @@ def theme() -> alt.theme.ThemeConfig:
         }
     }
 
-# %% ../nbs/08_plots.ipynb #78afad12
+# %% ../nbs/08_plots.ipynb #f6798b38
 def spec_size(spec, limit: int = MAX_BYTES) -> int:  # bytes of JSON that the page will carry
     "Size of a chart, or of its compiled Vega-Lite; raise `AlignbookError` above `limit` bytes."
     size = len(json.dumps(spec if isinstance(spec, dict) else spec.to_dict()))
@@ -60,6 +61,7 @@ def book_renderer(spec: dict, **options) -> dict:  # MIME bundle; options go to 
     bundle = {"text/html": f"{box}{script}</script></div>"}
     if importlib.util.find_spec("vl_convert"):
         import vl_convert
+
         bundle["image/png"] = vl_convert.vegalite_to_png(spec | {"background": "white"}, scale=1.5)
     return bundle
 
@@ -92,7 +94,7 @@ def caption(info: dict | None) -> str:  # e.g. "SmolLM2-135M · cpu · 2026-11-2
     "One line that says where the numbers of a chart come from."
     return " · ".join(facts(info).values())
 
-# %% ../nbs/08_plots.ipynb #d89cfa2c
+# %% ../nbs/08_plots.ipynb #3075e6d0
 def framed(chart, title: str = "", info: dict | None = None):  # the same chart with a title
     "Put the title and the line of provenance on a chart; raise `AlignbookError` if it is over 80 KB."
     line = caption(info)
@@ -119,7 +121,7 @@ def _tidy(df: pd.DataFrame, *names: str | None, positive: tuple = ()) -> pd.Data
         out[name] = [float(f"{v:.5g}") for v in out[name]]
     return out
 
-
+# %% ../nbs/08_plots.ipynb #f97772d0
 def _quantity(cls, name, title="", log=False, zero=False, form=None, pad=0):
     "An Altair encoding of a number: linear, log10, or log of the given base."
     kind = {"type": "log", "nice": False, "base": 10 if log is True else log}
@@ -237,16 +239,12 @@ def bars(
         layers.append(rule.encode(y=alt.Y(field=lo, type="quantitative"), y2=alt.Y2(field=hi)))
     return framed(alt.layer(*layers).properties(width=width, height=height), title, info)
 
-# %% ../nbs/08_plots.ipynb #578d4a0e
+# %% ../nbs/08_plots.ipynb #cd4408e6
 def rate_table(df: pd.DataFrame, k: str, n: str) -> pd.DataFrame:  # the rows with `rate`, `lo`, `hi`
-    "Rates of columns k in n with Wilson intervals; `AlignbookError` unless 0 ≤ k ≤ n and n > 0."
-    from scipy.stats import binomtest
+    "Rates of column k in column n with Wilson intervals; `AlignbookError` unless 0 ≤ k ≤ n, n > 0."
     _tidy(df, k, n)
-    if not ((df[k] >= 0) & (df[k] <= df[n]) & (df[n] > 0)).all():
-        raise AlignbookError(f"a rate needs 0 ≤ {k} ≤ {n} and {n} > 0 in every row: correct the counts")
-    pairs = zip(df[k], df[n], strict=True)
-    ends = [binomtest(int(a), int(b)).proportion_ci(method="wilson") for a, b in pairs]
-    return df.assign(rate=df[k] / df[n], lo=[e.low for e in ends], hi=[e.high for e in ends])
+    found = [stats.wilson(int(a), int(b)) for a, b in zip(df[k], df[n], strict=True)]
+    return df.assign(rate=[f.value for f in found], lo=[f.lo for f in found], hi=[f.hi for f in found])
 
 
 def rates(
@@ -266,18 +264,7 @@ def rates(
         return curves(table, x, "rate", color, "lo", "hi", **look)
     return dots(table, x, "rate", "lo", "hi", color, **({"xtitle": ytitle, "xformat": "%"} | look))
 
-# %% ../nbs/08_plots.ipynb #2a431c43
-def reliability_table(p, y, bins: int = 10) -> pd.DataFrame:  # forecast, count, hits, rate, lo, hi
-    "Mean forecast p and observed rate of y in bins of equal width; empty bins are left out."
-    p, y = np.asarray(p, float), np.asarray(y, float)
-    if p.shape != y.shape or not ((p >= 0) & (p <= 1)).all() or not np.isin(y, (0, 1)).all():
-        raise AlignbookError("a reliability diagram needs as many outcomes (0 or 1) as forecasts (0…1)")
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    binned = pd.DataFrame({"forecast": p, "hit": y}).groupby(which)
-    table = binned.agg(forecast=("forecast", "mean"), count=("hit", "size"), hits=("hit", "sum"))
-    return rate_table(table.reset_index(drop=True), "hits", "count")
-
-
+# %% ../nbs/08_plots.ipynb #37faaecb
 def reliability(
     df: pd.DataFrame,
     p: str, y: str,  # columns of forecasts (0…1) and outcomes (0 or 1)
@@ -289,14 +276,15 @@ def reliability(
     "Observed rate against forecast, with the diagonal of perfect calibration."
     _tidy(df, p, y, color)
     groups = df.groupby(color, sort=False) if color else [(None, df)]
-    parts = [reliability_table(g[p], g[y], bins).assign(**{color or "": name}) for name, g in groups]
-    data = _tidy(pd.concat(parts), "forecast", "rate", "lo", "hi", "count", color)
+    parts = [stats.reliability(g[p], g[y], bins).assign(**{color or "": name}) for name, g in groups]
+    data = _tidy(pd.concat(parts).rename(columns={"p": "forecast"}), "forecast", "rate", "lo", "hi", "n", color)
     unit = alt.Scale(domain=[0, 1])
     axis = {"x": alt.X("forecast:Q", title="forecast", scale=unit, axis=alt.Axis(format="%"))}
     paint = {"color": _series(alt.Color, color)} if color else {}
-    base, up = alt.Chart(data).encode(**axis, **paint), {"title": "observed rate", "scale": unit, "axis": alt.Axis(format="%")}
+    base, percent = alt.Chart(data).encode(**axis, **paint), alt.Axis(format="%")
+    up = {"title": "observed rate", "scale": unit, "axis": percent}
     rate, ends = alt.Y("rate:Q", **up), pd.DataFrame({"forecast": [0, 1], "rate": [0, 1]})
-    size = alt.Size("count:Q", scale=alt.Scale(range=[30, 260]), legend=None)
+    size = alt.Size("n:Q", scale=alt.Scale(range=[30, 260]), legend=None)
     layers = [
         alt.Chart(ends).mark_line(strokeDash=[4, 4], color="#8C8C8C").encode(**axis, y=rate),
         base.mark_rule(strokeWidth=1.6, color=PALETTE[0]).encode(y=alt.Y("lo:Q", **up), y2="hi:Q"),
@@ -337,10 +325,11 @@ def heat(
     chart = alt.layer(*layers).properties(width=alt.Step(cell), height=alt.Step(cell * 0.7))
     return framed(chart, title, info)
 
-# %% ../nbs/08_plots.ipynb #287b659b
+# %% ../nbs/08_plots.ipynb #95bf2d9b
 def BookDoc(sym, name: str | None = None, title_level: int = 3):
     "nbdev's `show_doc` box, in a form that Sphinx accepts inside a cell's output."
     from nbdev.showdoc import BasicMarkdownRenderer
+
     class Box(BasicMarkdownRenderer):
         def _repr_markdown_(self):
             head, _, rest = super()._repr_markdown_().partition("#" * self.title_level + f" {self.nm}")

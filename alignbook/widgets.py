@@ -40,7 +40,7 @@ def embed(data) -> str:
     text = json.dumps(plain(data), ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
 
-# %% ../nbs/09_widgets.ipynb #32e050ad
+# %% ../nbs/09_widgets.ipynb #afbc7858
 @functools.cache
 def _asset(name: str) -> str:
     return (files("alignbook") / "assets" / "widgets" / name).read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def table(
     made = f'<div class="ab-scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
     return f"<details><summary>{escape(summary)}</summary>{made}</details>" if summary else made
 
-
+# %% ../nbs/09_widgets.ipynb #4d5e4c31
 def frame(
     kind: str,  # also the name the script looks for
     title: str,
@@ -244,7 +244,7 @@ def compare(
     data, below = {"rows": cells, "key": key, "columns": list(columns)}, table(cells, [key, *columns])
     return frame("compare", title, data=data, script="compare", fallback=below)
 
-# %% ../nbs/09_widgets.ipynb #347f2432
+# %% ../nbs/09_widgets.ipynb #221c3e6c
 def _default(control):
     "The value that ipywidgets would start with."
     if hasattr(control, "value"):
@@ -265,7 +265,7 @@ def _shown(result, printed: str = "") -> str:
     text = printed + ("" if result is None or own else str(result))
     return (f"<pre>{escape(text)}</pre>" if text else "") + own
 
-
+# %% ../nbs/09_widgets.ipynb #1b93c17a
 def live(
     fn,  # called with one value per control; prints or returns what to show
     *,

@@ -3,7 +3,7 @@ boot("compare", (stage, { rows, key, columns }, root) => {
   const [label, select] = chooser(key, rows.map((r, i) => `${i + 1}. ${r[0].replace(/\s+/g, " ").slice(0, 70)}`), show);
   const mark = h("input", { type: "checkbox", onchange: show });
   const cols = h("div", { class: "ab-cols" }), said = h("span", { class: "ab-note", role: "status" });
-  const words = (text) => (text.match(/\s+|[^\s]+/g) || []).slice(0, 900);
+  const words = (text) => (text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || []).slice(0, 900);
   function diff(a, b) {  // longest common subsequence of words
     const n = a.length, m = b.length, best = Array.from({ length: n + 1 }, () => new Uint16Array(m + 1)), out = [];
     for (let i = n - 1; i >= 0; i--) for (let j = m - 1; j >= 0; j--)
