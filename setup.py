@@ -1,4 +1,5 @@
 """Build metadata for alignbook. Every value lives in settings.ini; this file only maps it."""
+
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -16,7 +17,9 @@ def words(key):
 
 
 lib = s["lib_path"]
-version = re.search(r'^__version__ = "([^"]+)"', (ROOT / lib / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+version = re.search(
+    r'^__version__ = "([^"]+)"', (ROOT / lib / "__init__.py").read_text(encoding="utf-8"), re.M
+)[1]
 
 setup(
     name=s["lib_name"],

@@ -51,6 +51,7 @@ async function moveWidgets() {
   const controls = "input[type=range], select, button, input[type=checkbox], input[type=radio]";
   for (const root of document.querySelectorAll("[data-widget]")) {
     const kind = root.dataset.widget;
+    if (!root.querySelector(".ab-stage")) continue;  // a still: a box of claims, a badge
     root.scrollIntoView();
     await wait(100);
     const list = [...root.querySelectorAll(controls)].filter((c) => !c.disabled && c.offsetParent !== null).slice(0, 12);
