@@ -145,7 +145,7 @@ def polite() -> Rule:
     kind, harsh = (re.compile(phrase_pattern(w), re.IGNORECASE) for w in (POLITE, RUDE))
     return Rule("polite", lambda text: bool(kind.search(text)) and not harsh.search(text))
 
-# %% ../nbs/06_judging.ipynb #2405e658
+# %% ../nbs/06_judging.ipynb #f62c9660
 @dataclass(frozen=True)
 class Exam:
     "How a judge did on items whose answer is known."
@@ -189,7 +189,7 @@ class Exam:
         away = f", {self.abstained} abstained" if self.abstained else ""
         return f"Exam({self.judge}: {self.k}/{self.n} right [{lo:.2f}, {hi:.2f}]{away}, AUROC {self.auroc:.2f})"
 
-
+# %% ../nbs/06_judging.ipynb #1040bbdf
 def auroc(
     positive: list[float],  # scores of items labelled 1
     negative: list[float],  # scores of items labelled 0

@@ -3,17 +3,16 @@
 # %% auto #0
 __all__ = ['pretrain', 'TrainSettings', 'Trained', 'halves', 'sft', 'dpo', 'preference_loss', 'reward_model', 'score', 'rl']
 
-# %% ../nbs/05_training.ipynb #1f5a0b1f
+# %% ../nbs/05_training.ipynb #8a55f3fc
 import contextlib
 import copy
-import dataclasses
 import json
 import logging
 import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from .models import LM, weight_digest
 from .runtime import AlignbookError, Settings, atomic_write, digest, progress, seeded
 from .sampling import encode
 
-# %% ../nbs/05_training.ipynb #5e924492
+# %% ../nbs/05_training.ipynb #856ba095
 def pretrain(
     model,  # an `LM` or a transformers causal model; changed in place
     next_batch: Callable,  # step -> (input_ids, labels), both (batch, tokens); labels are -100 where masked
@@ -53,8 +52,7 @@ def pretrain(
             opt.step()
             rate.step()
             losses.append(loss.item())
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
         net.eval()
     return losses
 
@@ -87,7 +85,7 @@ class Trained(LM):
         "One column of the log."
         return [row[key] for row in self.history if key in row]
 
-# %% ../nbs/05_training.ipynb #bd2cb1a0
+# %% ../nbs/05_training.ipynb #071c2369
 def halves(
     lm: LM,
     prompt: str,
@@ -99,28 +97,21 @@ def halves(
     if end is not None and tail[-1:] != [end]:
         tail = [*tail, end]
     if len(head) >= max_length:
-        why = f"a prompt of {len(head)} tokens ({prompt[:30]!r}...) leaves no room for its completion"
-        raise AlignbookError(f"{why}: shorten it or raise max_length ({max_length})")
+        raise AlignbookError(f"prompt {prompt[:30]!r}... fills max_length ({max_length}): shorten it or raise that")
     return head, tail[: max_length - len(head)]
 
-# %% ../nbs/05_training.ipynb #fbdb62df
+# %% ../nbs/05_training.ipynb #069c7be9
 def _start(lm: LM) -> torch.nn.Module:
     "A trainable copy of the model, adapters merged."
     net = copy.deepcopy(lm.model)
-    if hasattr(net, "merge_and_unload"):
-        net = net.merge_and_unload()
-    return net.requires_grad_(True)
+    return getattr(net, "merge_and_unload", lambda: net)().requires_grad_(True)
 
 
 def _bare(trainer: type) -> type:
     "The trainer without telemetry, model cards and its own tokenisation."
 
     class Bare(trainer):
-        def _send_telemetry(self):
-            pass
-
-        def create_model_card(self, *_, **__):
-            pass
+        _send_telemetry = create_model_card = lambda *_, **__: None
 
         def _prepare_dataset(self, dataset, *_, **__):
             return dataset
@@ -130,8 +121,7 @@ def _bare(trainer: type) -> type:
 
 def _unpatch(net: torch.nn.Module) -> list[tuple]:
     "Take replaced `forward`s off; return (module, forward) to put them back."
-    parts = [net] + ([net.get_base_model()] if hasattr(net, "get_base_model") else [])
-    return [(p, p.__dict__.pop("forward")) for p in parts if "forward" in p.__dict__]
+    return [(part, part.__dict__.pop("forward")) for part in net.modules() if "forward" in part.__dict__]
 
 
 @contextlib.contextmanager
@@ -146,7 +136,7 @@ def _at_rest(net: torch.nn.Module) -> Iterator[None]:
         for part, forward in patched:
             part.forward = forward
 
-
+# %% ../nbs/05_training.ipynb #6b5fde1f
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     "No warnings, and no bar but ours."
@@ -160,8 +150,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-        if shown:
-            bars.enable_progress_bar()
+        (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
 
 
 def _config(cls, lm: LM, s: TrainSettings, folder: Path, **more):
@@ -178,22 +167,19 @@ def _config(cls, lm: LM, s: TrainSettings, folder: Path, **more):
     )
 
 
-def _adapter(s: TrainSettings, task: str = "CAUSAL_LM"):
-    "The LoRA configuration, or None for full training."
+def _data(lm: LM, s: TrainSettings, rows: list[dict], task: str = "CAUSAL_LM") -> dict:
+    "What every trainer is told about data, tokenizer and LoRA."
+    from datasets import Dataset
     from peft import LoraConfig
 
-    if rank := s.lora_rank:
-        more = {"modules_to_save": ["score"]} if task == "SEQ_CLS" else {}
-        return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task, **more)
+    told = {"processing_class": lm.tok, "train_dataset": Dataset.from_list(rows)}
+    if not (r := s.lora_rank):
+        return told
+    head = ["score"] if task == "SEQ_CLS" else None
+    lora = LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear", task_type=task, modules_to_save=head)
+    return told | {"peft_config": lora}
 
-
-def _data(lm: LM, rows: list[dict]) -> dict:
-    "What every trainer is told about the data."
-    from datasets import Dataset
-
-    return {"processing_class": lm.tok, "train_dataset": Dataset.from_list(rows)}
-
-
+# %% ../nbs/05_training.ipynb #9b646681
 def _table(rows: list[dict], keys: tuple[str, ...], what: str) -> list[dict]:
     "The rows, if there are any and each has every key."
     for i, row in enumerate(rows):
@@ -203,11 +189,10 @@ def _table(rows: list[dict], keys: tuple[str, ...], what: str) -> list[dict]:
         raise AlignbookError(f"no {what} to train on: pass at least one row with {', '.join(keys)}")
     return rows
 
-# %% ../nbs/05_training.ipynb #2c222b78
+# %% ../nbs/05_training.ipynb #bcbc5239
 def _claim(folder: Path, kind: str, lm: LM, s: TrainSettings, data) -> None:
     "Make `folder` the home of this run, or recognise it."
-    run = {"kind": kind, "data": digest(data), "start": weight_digest(lm.model)}
-    manifest = {**dataclasses.asdict(s), **run, "out": None}
+    manifest = asdict(s) | {"kind": kind, "data": digest(data), "start": weight_digest(lm.model), "out": None}
     path = folder / "training.json"
     if path.exists():
         with contextlib.suppress(ValueError):
@@ -221,15 +206,13 @@ def _claim(folder: Path, kind: str, lm: LM, s: TrainSettings, data) -> None:
 
 def _resume_point(folder: Path) -> str | None:
     "The newest checkpoint with a valid seal."
-    sealed = [p.parent for p in folder.glob("checkpoint-*/seal.json")]
-    for path in sorted(sealed, key=lambda p: -int(p.name[11:])):
+    for seal in sorted(folder.glob("checkpoint-*/seal.json"), key=lambda p: -int(p.parent.name[11:])):
         with contextlib.suppress(OSError, ValueError):
-            seal = json.loads((path / "seal.json").read_text())
-            if all(digest(path / name) == d for name, d in seal.items()):
-                return str(path)
+            if all(digest(seal.parent / name) == d for name, d in json.loads(seal.read_text()).items()):
+                return str(seal.parent)
     return None
 
-# %% ../nbs/05_training.ipynb #b4ac273b
+# %% ../nbs/05_training.ipynb #4353b980
 def _watcher(lm: LM, s: TrainSettings, kind: str, on_checkpoint: Callable | None):
     "The trainer's callback: bar, seals, measurements."
     from transformers import TrainerCallback
@@ -258,7 +241,7 @@ def _watcher(lm: LM, s: TrainSettings, kind: str, on_checkpoint: Callable | None
 
     return Watcher()
 
-
+# %% ../nbs/05_training.ipynb #ebb2cc9a
 def _fit(kind: str, lm: LM, s: TrainSettings, data, build: Callable, on_checkpoint=None) -> Trained:
     "Run the trainer that `build(folder, scratch)` makes, from the start or from where it stopped."
     from transformers import PrinterCallback
@@ -276,10 +259,9 @@ def _fit(kind: str, lm: LM, s: TrainSettings, data, build: Callable, on_checkpoi
     _unpatch(net)
     net.eval()
     name = f"{lm.name}+lora{s.lora_rank}" if s.lora_rank else f"{lm.name}+{kind}"
-    history = [row for row in trainer.state.log_history if "loss" in row]
-    return Trained(net, lm.tok, name, weight_digest(net), history)
+    return Trained(net, lm.tok, name, weight_digest(net), [r for r in trainer.state.log_history if "loss" in r])
 
-# %% ../nbs/05_training.ipynb #2cb21b75
+# %% ../nbs/05_training.ipynb #3ebf9601
 def sft(
     lm: LM,  # not changed
     examples: list[dict],  # {"prompt": str, "completion": str}
@@ -288,7 +270,7 @@ def sft(
 ) -> Trained:
     "Imitate completions. Raises `AlignbookError` for bad rows or a foreign `out`."
     s = settings or TrainSettings()
-    examples = _table(examples, ("prompt", "completion"), "examples")
+    _table(examples, ("prompt", "completion"), "examples")
     pairs = [halves(lm, r["prompt"], r["completion"], s.max_length) for r in examples]
     rows = [{"input_ids": head + tail, "labels": [-100] * len(head) + tail} for head, tail in pairs]
 
@@ -296,11 +278,11 @@ def sft(
         from trl import SFTConfig, SFTTrainer
 
         args = _config(SFTConfig, lm, s, folder, max_length=None)
-        return _bare(SFTTrainer)(model=_start(lm), args=args, peft_config=_adapter(s), **_data(lm, rows))
+        return _bare(SFTTrainer)(model=_start(lm), args=args, **_data(lm, s, rows))
 
     return _fit("sft", lm, s, rows, build, on_checkpoint)
 
-# %% ../nbs/05_training.ipynb #fe6246e8
+# %% ../nbs/05_training.ipynb #9b3bb410
 def dpo(
     lm: LM,  # the starting model and the reference; not changed
     pairs: list[dict],  # {"prompt": str, "chosen": str, "rejected": str}
@@ -316,8 +298,7 @@ def dpo(
 
         ref = None if s.lora_rank else _start(lm).requires_grad_(False)
         args = _config(DPOConfig, lm, s, folder, beta=s.beta, max_length=None)
-        more = {"peft_config": _adapter(s), **_data(lm, rows)}
-        return _bare(DPOTrainer)(model=_start(lm), ref_model=ref, args=args, **more)
+        return _bare(DPOTrainer)(model=_start(lm), ref_model=ref, args=args, **_data(lm, s, rows))
 
     return _fit("dpo", lm, s, rows, build, on_checkpoint)
 
@@ -331,7 +312,7 @@ def _pair_ids(lm: LM, pairs: list[dict], s: TrainSettings) -> list[dict]:
         out.append({"prompt_ids": head, "chosen_ids": yes, "rejected_ids": no})
     return out
 
-# %% ../nbs/05_training.ipynb #5a8e30e4
+# %% ../nbs/05_training.ipynb #4521ad8b
 def preference_loss(
     margin: torch.Tensor,  # (n,) reward of chosen minus reward of rejected
     p_chosen: torch.Tensor,  # (n,) probability that "chosen" is the better one
@@ -352,7 +333,7 @@ def _reward_start(lm: LM) -> torch.nn.Module:
     torch.nn.init.zeros_(net.score.weight)
     return net
 
-
+# %% ../nbs/05_training.ipynb #31613399
 def reward_model(
     lm: LM,  # gives the trunk; not changed
     pairs: list[dict],  # {"prompt", "chosen", "rejected"} and, if soft, "p_chosen" in [0, 1] (default 1)
@@ -380,11 +361,11 @@ def reward_model(
                 return (loss, outputs) if return_outputs else loss
 
         args = _config(RewardConfig, lm, s, folder, max_length=None)
-        return Soft(model=_reward_start(lm), args=args, peft_config=_adapter(s, "SEQ_CLS"), **_data(lm, rows))
+        return Soft(model=_reward_start(lm), args=args, **_data(lm, s, rows, "SEQ_CLS"))
 
     return _fit("reward", lm, s, rows, build, on_checkpoint)
 
-# %% ../nbs/05_training.ipynb #b1f89cde
+# %% ../nbs/05_training.ipynb #e3d12320
 @torch.no_grad()
 def score(
     rm: LM,  # from `reward_model`
@@ -399,14 +380,14 @@ def score(
     ids = [sum(halves(rm, p, c, max_length), []) for p, c in zip(prompts, completions, strict=True)]
     out = []
     for at in range(0, len(ids), batch_size):
-        part = [torch.tensor(i) for i in ids[at : at + batch_size]]
+        part = [torch.tensor(i, device=rm.device) for i in ids[at : at + batch_size]]
         x = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=rm.tok.pad_token_id)
-        mask = torch.arange(x.shape[1]) < torch.tensor([[len(i)] for i in part])
-        got = rm.model(x.to(rm.device), attention_mask=mask.long().to(rm.device), use_cache=False)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in part], batch_first=True)
+        got = rm.model(x, attention_mask=mask, use_cache=False)
         out.append(got.logits.squeeze(-1).float().cpu())
     return torch.cat(out)
 
-# %% ../nbs/05_training.ipynb #0283fe4a
+# %% ../nbs/05_training.ipynb #5df388ee
 def rl(
     lm: LM,  # not changed
     prompts: list[str],
@@ -446,7 +427,7 @@ def rl(
             net.config._name_or_path = str(start)
         more = {"num_generations": group, "max_completion_length": max_new_tokens, "temperature": temperature}
         args = _config(getattr(trl, f"{algo.upper()}Config"), lm, s, folder, beta=s.beta, **more)
-        return Policy(model=net, reward_funcs=reward, args=args, peft_config=_adapter(s), **_data(lm, rows))
+        return Policy(model=net, reward_funcs=reward, args=args, **_data(lm, s, rows))
 
     plan = [prompts, group, max_new_tokens, temperature, getattr(reward_fn, "__qualname__", "")]
     done = _fit(algo, lm, s, plan, build, on_checkpoint)
