@@ -4,7 +4,7 @@
 __all__ = ['Shape', 'SHAPES', 'fit_curves', 'Fit', 'fit_curve', 'solve_for', 'loglog_r2', 'string_weights', 'FitCI',
            'bootstrap_fit', 'difference', 'Equivalence', 'intercept_only', 'compare_forms', 'Forecast', 'forecast']
 
-# %% ../nbs/07_fits.ipynb #bf4f6cad
+# %% ../nbs/07_fits.ipynb #0b0ea8fb
 from collections import namedtuple
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from .runtime import AlignbookError
-from .stats import Interval
+from .stats import Interval, ends, tails
 
 # %% ../nbs/07_fits.ipynb #2d56e449
 Shape = namedtuple("Shape", "names text start value inverse")  # start: the smallest n it is defined for
@@ -176,7 +176,7 @@ def loglog_r2(
     ok = (n > 0) & (y > 0)
     return float(sps.linregress(np.log(n[ok]), np.log(y[ok])).rvalue ** 2)
 
-# %% ../nbs/07_fits.ipynb #1a262fb9
+# %% ../nbs/07_fits.ipynb #aacda052
 def string_weights(
     Y: np.ndarray,   # (S, N) one curve per string
 ) -> np.ndarray:     # (N,) inverse variances of the means, shrunk half-way to their average
@@ -189,20 +189,7 @@ def _se(jack):
     "Jackknife standard error of leave-one-out values."
     return float(np.sqrt((jack.size - 1) * np.var(jack)))
 
-
-def _tails(groups, level):
-    "Two-sided t quantile, and the two levels at which a percentile interval of so few groups must be read."
-    t = sps.t.ppf((1 + level) / 2, groups - 1)
-    return t, sps.norm.cdf([-t * np.sqrt(groups / (groups - 1)), t * np.sqrt(groups / (groups - 1))])
-
-
-def _interval(value, draws, se, groups, level=0.95):
-    "Percentile interval of the draws at t-corrected levels, joined with the jackknife-t interval."
-    t, tails = _tails(groups, level)
-    lo, hi = np.quantile(draws, tails)
-    return Interval(float(value), float(min(lo, value - t * se)), float(max(hi, value + t * se)), groups)
-
-# %% ../nbs/07_fits.ipynb #c5c925f4
+# %% ../nbs/07_fits.ipynb #e48e3805
 @dataclass(frozen=True)
 class FitCI:
     "A fit to the mean of several strings' curves, with correlated bootstrap draws of its parameters."
@@ -215,9 +202,9 @@ class FitCI:
     def __getitem__(self, name: str) -> Interval:
         "Interval of a parameter: C, K, alpha, n_c, …, intercept (cost at n=1) or log_intercept."
         draws, se = self.draws[name], _se(self.jack[name])
-        found = _interval(_named(self.fit)[name], draws, se, self.rows[2], self.level)
-        signed = name == "log_intercept" or draws.min() < 0
-        return found if signed else found._replace(lo=max(found.lo, 0.0))
+        low, value = 0.0 if name != "log_intercept" and draws.min() >= 0 else -np.inf, _named(self.fit)[name]
+        found = ends(value, draws, self.rows[2], self.level, se, bounds=(low, np.inf))
+        return Interval(float(value), *found, self.rows[2])
 
     def table(self) -> pd.DataFrame:
         "All parameters with their intervals."
@@ -225,8 +212,8 @@ class FitCI:
 
     def band(self, n) -> pd.DataFrame:
         "Predicted cost at n with a pointwise interval (columns n, value, lo, hi)."
-        n, (_, tails) = np.asarray(n, float), _tails(self.rows[2], self.level)
-        lo, hi = np.quantile(_value(self.fit.form, self.draws, n), tails, axis=0)
+        n, (cut, _) = np.asarray(n, float), tails(self.rows[2], self.level)
+        lo, hi = np.quantile(_value(self.fit.form, self.draws, n), cut, axis=0)
         return pd.DataFrame({"n": n, "value": self.fit.predict(n), "lo": lo, "hi": hi})
 
     def __repr__(self) -> str:
@@ -263,7 +250,7 @@ def bootstrap_fit(
     draws, jack = ({k: v[part] for k, v in found.items()} for part in (slice(n_boot), slice(n_boot, None)))
     return FitCI(fit_curve(n, Y.mean(0), form, w, nonneg), draws, jack, level, (seed, n_boot, G))
 
-# %% ../nbs/07_fits.ipynb #3386bec2
+# %% ../nbs/07_fits.ipynb #4f32f4b6
 def difference(
     a: FitCI,               # the condition we start from
     b: FitCI,               # the condition we go to; the same form
@@ -280,7 +267,8 @@ def difference(
     out, va, vb = {}, _named(a.fit), _named(b.fit)
     for k in a.draws:
         se = _se(b.jack[k] - a.jack[k]) if paired else np.hypot(_se(a.jack[k]), _se(b.jack[k]))
-        out[k] = _interval(vb[k] - va[k], b.draws[k][mix] - a.draws[k][:m], se, int(groups), level or a.level)
+        found = ends(vb[k] - va[k], b.draws[k][mix] - a.draws[k][:m], groups, level or a.level, se)
+        out[k] = Interval(float(vb[k] - va[k]), *found, int(groups))
     return out
 
 # %% ../nbs/07_fits.ipynb #146a6095
@@ -345,7 +333,7 @@ def compare_forms(
         table["p_best"] = errors[1:].idxmin(axis=1).value_counts(normalize=True).reindex(forms, fill_value=0)
     return table.sort_values("bic")
 
-# %% ../nbs/07_fits.ipynb #8095329c
+# %% ../nbs/07_fits.ipynb #1aa72b08
 class Forecast(NamedTuple):
     "Shots at which a target cost is reached."
     n: float         # from the fitted curve; inf if never
@@ -364,5 +352,5 @@ def forecast(
 ) -> Forecast:
     "Shots needed to reach a target cost, with an interval and the chance that no number suffices."
     n = np.asarray(_solve(fitci.fit.form, fitci.draws, target), float)
-    lo, hi = np.quantile(n, _tails(fitci.rows[2], level or fitci.level)[1], method="inverted_cdf")
+    lo, hi = np.quantile(n, tails(fitci.rows[2], level or fitci.level)[0], method="inverted_cdf")
     return Forecast(solve_for(fitci.fit, target), float(lo), float(hi), float(np.isinf(n).mean()))
