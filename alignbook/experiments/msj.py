@@ -21,7 +21,7 @@ from ..msj import Shot, draw_shots, many_shot, nll_curve, probe_curve, rate_curv
 from ..runtime import Settings, experiment, note
 from ..training import pretrain
 
-# %% ../../nbs/51_msj_results.ipynb #d7bceffe
+# %% ../../nbs/51_msj_results.ipynb #7f1bf7a3
 @dataclass(frozen=True)
 class MsjSettings(Settings):
     "Strings of shots on one model; `seeds` counts strings for each condition."
@@ -55,7 +55,7 @@ class LongSettings(MsjSettings):
 class ReplySettings(MsjSettings):
     "As long, with sampled replies: fewer strings, more questions after each."
 
-    COLUMNS = {"cpu": LongSettings.COLUMNS["cpu"] | dict(seeds=4, targets=8)}
+    COLUMNS = {"cpu": LongSettings.COLUMNS["cpu"] | dict(seeds=4, shots=128, targets=8)}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def exp_law(s, behaviour, seed):
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots)))
 
-# %% ../../nbs/51_msj_results.ipynb #f73fa8a9
+# %% ../../nbs/51_msj_results.ipynb #f78eb370
 @experiment(
     settings=ReplySettings(),
     cells=lambda s: grid(behaviour=s.behaviours, seed=range(s.seeds)),
@@ -194,7 +194,8 @@ def exp_rate(s, behaviour, seed):
     lm = model_for(s)
     shots, targets = string_and_targets(s, behaviour, seed)
     asked = plain_answers(targets, behaviour)
-    rows = rate_curve(lm, many_shot(lm, shots), asked, behaviour, doubling(len(shots)), "plain", 1.0, seed, s.new_tokens)
+    counts = [n for n in doubling(len(shots)) if n not in (16, 64)]
+    rows = rate_curve(lm, many_shot(lm, shots), asked, behaviour, counts, "plain", 1.0, seed, s.new_tokens)
     texts = [{"n": r["n"], "question": asked[r["target"]].question, "reply": r["reply"], "shown": r["shown"]} for r in rows]
     return [{k: v for k, v in r.items() if k != "reply"} for r in rows], texts
 
