@@ -181,7 +181,7 @@ def exp_law(s, behaviour, seed):
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots)))
 
-# %% ../../nbs/51_msj_results.ipynb #f78eb370
+# %% ../../nbs/51_msj_results.ipynb #b600899f
 @experiment(
     settings=ReplySettings(),
     cells=lambda s: grid(behaviour=s.behaviours, seed=range(s.seeds)),
@@ -192,6 +192,7 @@ def exp_law(s, behaviour, seed):
 )
 def exp_rate(s, behaviour, seed):
     lm = model_for(s)
+    note("judge", msj.rule_exam(behaviour))
     shots, targets = string_and_targets(s, behaviour, seed)
     asked = plain_answers(targets, behaviour)
     counts = [n for n in doubling(len(shots)) if n not in (16, 64)]
@@ -260,7 +261,7 @@ def exp_formats(s, behaviour, format, seed):
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots, format)))
 
-# %% ../../nbs/51_msj_results.ipynb #f5fd58e3
+# %% ../../nbs/51_msj_results.ipynb #50dec8e2
 TOPICS = ("geography", "animals and nature", "household objects")
 MIXES = {"same topic": TOPICS[:1], "one other topic": TOPICS[2:], "all other topics": TOPICS[1:], "all topics": TOPICS}
 
@@ -276,6 +277,7 @@ MIXES = {"same topic": TOPICS[:1], "one other topic": TOPICS[2:], "all other top
 )
 def exp_topics(s, shots_from, seed):
     lm, b = model_for(s), s.behaviours[0]
+    note("judge", msj.rule_exam(b))
     targets = draw_shots(b, s.targets, seed, topics=TOPICS[:1])
     asked = {t.question for t in targets}
     room = min(s.shots, len(msj.pool(b, TOPICS[2:])), len(msj.pool(b, TOPICS[:1])) - s.targets)
