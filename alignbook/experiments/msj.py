@@ -74,6 +74,13 @@ def grid(**axes) -> list[dict]:
     "Every combination of the axes, as cells."
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
+# %% ../../nbs/51_msj_results.ipynb #02ea2138
+# one card: the same code, longer strings, more of them
+MsjSettings.COLUMNS.update(gpu=MsjSettings.COLUMNS["cpu"] | dict(seeds=20, shots=256))
+LongSettings.COLUMNS.update(gpu=LongSettings.COLUMNS["cpu"] | dict(seeds=40))
+ReplySettings.COLUMNS.update(gpu=ReplySettings.COLUMNS["cpu"] | dict(seeds=20, shots=256))
+MiddleSettings.COLUMNS.update(gpu=MiddleSettings.COLUMNS["cpu"] | dict(seeds=20, shots=256))
+
 # %% ../../nbs/51_msj_results.ipynb #3137832e
 @functools.lru_cache(maxsize=1)
 def toy_lm(steps: int = 60) -> LM:
