@@ -1,4 +1,4 @@
-"""Files that are whole or absent, seeds that are given back, settings and experiments that refuse what they do not know."""
+"""Whole files or none, seeds that are given back, settings and experiments that refuse what they do not know."""
 
 import random
 import subprocess
