@@ -14,7 +14,15 @@ from pathlib import Path
 
 import torch
 
-from .runtime import AlignbookError, atomic_write, cache_dir, digest, fetch_package, pick_device, seeded
+from alignbook.runtime import (
+    AlignbookError,
+    atomic_write,
+    cache_dir,
+    digest,
+    fetch_package,
+    pick_device,
+    seeded,
+)
 
 # %% ../nbs/02_models.ipynb #93781d9d
 @dataclass

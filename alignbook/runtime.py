@@ -99,10 +99,14 @@ def fetch_package(
         done = subprocess.run([*command, "-d", tmp, requirement], capture_output=True, text=True)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise AlignbookError(f"could not download {requirement}: check the network, then try again ({why})")
+            raise AlignbookError(
+                f"could not download {requirement}: check the network, then try again ({why})"
+            )
         got = next(Path(tmp).iterdir())
         if digest(got, 64) != sha256:
-            raise AlignbookError(f"{got.name} has digest {digest(got)}…, expected {sha256[:16]}…: do not use it")
+            raise AlignbookError(
+                f"{got.name} has digest {digest(got)}…, expected {sha256[:16]}…: do not use it"
+            )
         return Path(os.replace(got, folder / got.name) or folder / got.name)
 
 # %% ../nbs/00_runtime.ipynb #1a0e2ee9
@@ -206,7 +210,9 @@ class Settings:
         known = [f.name for f in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                raise AlignbookError(f"unknown setting {name!r}: {type(self).__name__} has {', '.join(known)}")
+                raise AlignbookError(
+                    f"unknown setting {name!r}: {type(self).__name__} has {', '.join(known)}"
+                )
         return dataclasses.replace(self, **changes)
 
 # %% ../nbs/00_runtime.ipynb #116ff451
@@ -243,7 +249,9 @@ def experiment(
 
     def wrap(fn):
         name, chapter = fn.__name__.removeprefix("exp_"), fn.__module__.rpartition(".")[2].partition("_")[0]
-        return Experiment(fn, name, chapter, version, settings, cells, summarise, claim, paper or {}, minutes or {})
+        return Experiment(
+            fn, name, chapter, version, settings, cells, summarise, claim, paper or {}, minutes or {}
+        )
 
     return wrap
 
