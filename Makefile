@@ -7,7 +7,9 @@ PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 TORCH   ?= $(shell grep '^torch==' constraints.txt)
 PIP     := $(PY) -m pip --disable-pip-version-check
+# One thread: the same numbers on any number of cores.
 export PIP_NO_INPUT = 1
+export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
