@@ -6,7 +6,7 @@ __all__ = ['CONTROLS', 'TASKS', 'TOPICS', 'MIXES', 'PREAMBLES', 'MsjSettings', '
            'law_metrics', 'mean_metrics', 'metric', 'exp_law', 'exp_rate', 'exp_controls', 'exp_tasks', 'exp_formats',
            'exp_topics', 'exp_composition', 'exp_temperature', 'exp_tags', 'exp_head', 'head_exponent']
 
-# %% ../../nbs/51_msj_results.ipynb #5e84cfe1
+# %% ../../nbs/51_msj_results.ipynb #798d8958
 import functools
 import itertools
 import random
@@ -81,7 +81,7 @@ LongSettings.COLUMNS.update(gpu=LongSettings.COLUMNS["cpu"] | dict(seeds=40))
 ReplySettings.COLUMNS.update(gpu=ReplySettings.COLUMNS["cpu"] | dict(seeds=20, shots=256))
 MiddleSettings.COLUMNS.update(gpu=MiddleSettings.COLUMNS["cpu"] | dict(seeds=20, shots=256))
 
-# %% ../../nbs/51_msj_results.ipynb #3137832e
+# %% ../../nbs/51_msj_results.ipynb #cdf73e1a
 @functools.lru_cache(maxsize=1)
 def toy_lm(steps: int = 60) -> LM:
     "A two-layer decoder trained on a mixture of normal and behaving strings."
@@ -131,7 +131,7 @@ def curve_rows(curve: msj.Curve) -> list[dict]:
     columns = zip(curve.nll.tolist(), curve.first.tolist(), curve.tokens.tolist(), strict=True)
     return [{"n": n, "nll": a, "first": f, "tokens": t} for n, (a, f, t) in enumerate(columns)]
 
-# %% ../../nbs/51_msj_results.ipynb #481e2099
+# %% ../../nbs/51_msj_results.ipynb #82fa4dcb
 def matrix(
     df,  # rows with `unit`, n and `value`
     value: str = "nll",

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PAIRS', 'WARNING', 'DEFENCES', 'benign_examples', 'tuned', 'exp_sft', 'exp_targeted', 'exp_defences']
 
-# %% ../../nbs/52_msj_mitigations.ipynb #913dfdf0
+# %% ../../nbs/52_msj_mitigations.ipynb #50fc60eb
 import itertools
 import random
 

@@ -4,7 +4,7 @@
 __all__ = ['QUESTIONS', 'TASK_COUNT', 'NOISE', 'USUAL', 'RARE', 'LadderSettings', 'world', 'documents', 'ideal_nll',
            'ladder_metrics', 'exp_sizes']
 
-# %% ../../nbs/53_msj_sizes.ipynb #c08bf331
+# %% ../../nbs/53_msj_sizes.ipynb #c1f07a6c
 import functools
 from dataclasses import dataclass
 
