@@ -1,5 +1,7 @@
 """Many-shot curves: one pass equals one forward a count, contexts are what they claim, bad input is one sentence."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,13 @@ def test_one_pass_equals_one_forward_on_the_real_model():
     assert torch.allclose(
         msj.nll_curve(lm, string).nll[[0, 3, 11]], msj.nll_each(lm, string, [0, 3, 11]), atol=1e-4
     )
+
+
+def test_readme_example_runs(capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    exec(readme.split("```python\n")[1].split("```")[0], {})
+    costs = [float(x) for x in capsys.readouterr().out.strip().removeprefix("tensor([").removesuffix("])").split(",")]
+    assert len(costs) == 4 and costs[0] > 3 * costs[-1], "examples make the answer cheap"
 
 
 def test_temperature_is_a_division_of_logits(toy):
