@@ -1,5 +1,10 @@
 "Every stored number verifies, and the code behind it still runs and gives the same columns."
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from alignbook.provenance import freshness, package_root
@@ -38,3 +43,25 @@ def test_toy_columns(exp, tmp_path):
     for path in runs(ROOT, exp.chapter, exp.name):
         stored = Result(path, read_info(path))
         assert list(toy.rows) == list(stored.rows), f"{name(path)} has other columns than exp_{exp.name} today"
+
+
+def test_a_killed_run_of_the_chapter_ends_alike(tmp_path):
+    """The command line, SIGKILLed between cells and started again: the same rows, texts and metrics."""
+
+    def start(root, kill):
+        script = Path(sys.executable).with_name("alignbook")
+        command = [script, "run", "msj:rate", "--tier", "toy", "--root", str(root)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.time() + 300
+        while kill and process.poll() is None and time.time() < end:
+            if list(root.glob("msj/rate/*.partial/[0-9a-f]*.json")):
+                process.kill()
+            time.sleep(0.01)
+        return process.wait(300)
+
+    assert start(tmp_path / "a", kill=True) == -9, "the run was over before it could be killed"
+    assert start(tmp_path / "a", kill=False) == start(tmp_path / "b", kill=False) == 0
+    a, b = (runs(tmp_path / name)[0] for name in "ab")
+    assert (a / "rows.parquet").read_bytes() == (b / "rows.parquet").read_bytes()
+    assert (a / "text.jsonl.gz").read_bytes() == (b / "text.jsonl.gz").read_bytes()
+    assert read_info(a)["metrics"] == read_info(b)["metrics"]
