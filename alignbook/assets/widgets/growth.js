@@ -17,7 +17,7 @@ boot("growth", (stage, { shots, target, curve }, root) => {
     return [s("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Probability of the answer against the number of shots" },
       ticks, ends, s("text", { x: W / 2, y: H - 8, "text-anchor": "middle", "font-size": 11, text: "shots" }),
       s("polyline", { class: "ab-fit", points: line }), dot),
-      h("p", { class: "ab-note", text: "Probability that the model gives the demonstrated answer." })];
+      h("p", { class: "ab-note", text: "Probability of the demonstrated answer, or share of replies that show it." })];
   }
   function show(i) {
     const n = steps[i], shown = Math.min(n, shots.length), seen = curve[i];

@@ -60,7 +60,7 @@ boot("loglog", (stage, { curves, facets, labels, unit }, root) => {
     }
     const mid = (T + H - B) / 2;
     g.append(text((L + W - R) / 2, H - 10, "shots in the prompt"), text(0, 0, unit, { transform: `translate(16,${mid}) rotate(-90)` }),
-      text(0, 0, "probability of the answer", { transform: `translate(${W - 6},${mid}) rotate(-90)` }));
+      text(0, 0, "probability", { transform: `translate(${W - 6},${mid}) rotate(-90)` }));
     return g;
   }
   function draw() {
@@ -88,7 +88,7 @@ boot("loglog", (stage, { curves, facets, labels, unit }, root) => {
     const each = now.draws.map((d) => shots(now.form, d, t)).sort((a, b) => a - b), never = each.filter((v) => v === Infinity).length / (each.length || 1);
     const low = each.length ? quantile(each, 0.025) : null, high = each.length ? quantile(each, 0.975) : null;
     const range = each.length ? ` (95 % interval ${many(low)} to ${many(high)})` : "";
-    let text = `For a probability of ${percent(p)} (a cost of ${num(t)} nats per answer), `;
+    let text = `For a probability of ${percent(p)} (a cost of ${num(t)} nats), `;
     if (n === Infinity) text += `never under this fit: its cost ${now.fit[0] > 0 ? `levels off at ${num(now.fit[2])} nats` : "does not fall with shots"}.`;
     else if (n === shapes[now.form][0]) text += `${n ? "one shot is" : "no shots are"} enough under this fit${range}.`;
     else text += `this fit needs about ${many(n)} ${many(n) === "1" ? "shot" : "shots"}${range}.`;
