@@ -31,7 +31,7 @@ from alignbook.runtime import (
 )
 from .store import run
 
-# %% ../nbs/92_command_line.ipynb #24fd1063
+# %% ../nbs/92_command_line.ipynb #eb48d536
 def typed(
     name: str,  # of a setting
     word: str,  # as typed
@@ -61,8 +61,9 @@ def override(
     "A copy with the typed fields changed."
     known = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     changed = settings.but(**{k: typed(k, w, known[k]) if k in known else w for k, w in changes.items()})
-    if getattr(changed, "seeds", 1) < 1:
-        raise AlignbookError(f"seeds={changed.seeds}: at least 1 is needed")
+    for name, value in dataclasses.asdict(changed).items():
+        if value == () or type(value) is int and value < 1:
+            raise AlignbookError(f"{name}={plain(value)}: at least 1 is needed")
     return changed
 
 
@@ -105,7 +106,7 @@ def run_and_compare(
     print(mine)
     return mine
 
-# %% ../nbs/92_command_line.ipynb #9b171e28
+# %% ../nbs/92_command_line.ipynb #21bb32f9
 def _pick(target: str) -> list[Experiment]:
     "The experiments that `CHAPTER` or `CHAPTER:EXPERIMENT` names."
     chapter, _, name = target.partition(":")
@@ -124,7 +125,11 @@ def do_run(args: argparse.Namespace, command: str) -> None:
     changes |= {"seeds": str(args.seeds)} if args.seeds is not None else {}
     todo, plans = _pick(args.target), []
     for exp in todo:  # all checks before the first minute of work
+        own = getattr(exp.settings, "model", None) == "scratch"  # it trains its own decoders
+        if own and len(todo) == 1 and "model" in changes:
+            raise AlignbookError(f"{exp.chapter}:{exp.name} trains its own decoders: leave --model out")
         mine = {k: w for k, w in changes.items() if len(todo) == 1 or hasattr(exp.settings, k)}
+        mine = {k: w for k, w in mine.items() if not (own and k == "model")}
         override(exp.settings.at(args.tier), mine)
         plans.append((exp, mine))
     for name in changes:

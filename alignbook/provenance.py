@@ -132,7 +132,7 @@ def _parse(module: str, file: Path, mtime_ns: int) -> tuple[dict, dict]:
             bound |= {a.asname or a.name: (a.name, None) for a in node.names}
     return defined, bound
 
-# %% ../nbs/00a_provenance.ipynb #3fd8fe5d
+# %% ../nbs/00a_provenance.ipynb #e3074500
 def _walk(nodes: list, without: tuple) -> Iterator[ast.AST]:
     "All nodes of some trees but for what hangs on the keywords `without`."
     nodes = list(nodes)
@@ -140,6 +140,12 @@ def _walk(nodes: list, without: tuple) -> Iterator[ast.AST]:
         node = nodes.pop()
         yield node
         nodes += [n for n in ast.iter_child_nodes(node) if not _skipped(n, without)]
+
+
+def _stamp(module: str, file: Path) -> int:
+    "When the file was written; for a loaded module, as it was at the first look since it was loaded."
+    now, spec = file.stat().st_mtime_ns, getattr(sys.modules.get(module), "__spec__", None)
+    return vars(spec).setdefault("_alignbook_mtime", now) if spec else now
 
 
 def reach(
@@ -154,7 +160,7 @@ def reach(
         file = _file(module) if module == home or module.split(".")[0] == "alignbook" else None
         if not file or name is None or name in found.get(module, {}):
             continue
-        defined, bound = _parse(module, file, file.stat().st_mtime_ns)
+        defined, bound = _parse(module, file, _stamp(module, file))
         packages |= {bound[name][0].split(".")[0]} if name in bound else set()
         if name not in defined:
             todo += [bound[name]] if name in bound else []

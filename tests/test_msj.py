@@ -66,13 +66,14 @@ def test_rate_reads_the_right_context(toy):
     """Greedy replies after n shots are those of the full prompt, and the rule sees them."""
     from alignbook.sampling import generate
 
-    shouts = msj.Behaviour("x", "", str, lambda text, shot: text == text.strip(), "trivia")
+    shouts = msj.Behaviour("x", "", str, lambda text, shot: "a" in text and shot.question[-1] == "2", "trivia")
     context = msj.many_shot(toy, PAIRS[:10])
     rows = msj.rate_curve(toy, context, PAIRS[20:22], shouts, [0, 4, 10], temperature=0, max_new_tokens=3)
     for row in rows:
         q = PAIRS[20 + row["target"]].question
         prompt = toy.tok.decode(context.ids[: context.ends[row["n"]]]) + f" User: {q} Assistant:"
-        assert row["reply"] == generate(toy, [prompt.strip()], 3, 0)[0].strip() and row["shown"]
+        assert row["reply"] == generate(toy, [prompt.strip()], 3, 0)[0].strip()
+        assert row["shown"] == ("a" in row["reply"] and q[-1] == "2")
 
 
 def test_filler_has_the_lengths_of_its_model(toy):
@@ -95,7 +96,7 @@ def test_behaviour_rules_know_their_answers(name):
             assert not b.check({"Yes": "No", "No": "Yes"}[i["answer"]], shot)
 
 
-def test_draws_are_distinct_seeded_and_nested():
+def test_draws_are_distinct_and_seeded():
     a, b = msj.draw_shots("pirate", 50, seed=3), msj.draw_shots("pirate", 50, seed=3)
     assert a == b and len({s.question for s in a}) == 50 and a != msj.draw_shots("pirate", 50, seed=4)
     assert [s.question for s in msj.draw_shots("pirate", 50, seed=3, normal=True)] == [s.question for s in a]
@@ -147,6 +148,15 @@ def test_tags_align_with_themselves(toy):
     """The familiar format against its own direction: the mean cosine must be high, and 1 where there is one pair."""
     cosine = msj.tag_alignment(toy, PAIRS[:1], (1, 2), fmt="plain", reference="plain")
     assert cosine.shape == (2, 1) and torch.allclose(cosine, torch.ones(2, 1), atol=1e-5)
+
+
+def test_tags_are_read_where_they_end(toy, monkeypatch):
+    """With the embedding layer alone, each difference is that of the two tags' own vectors, at every occurrence."""
+    cosine = msj.tag_alignment(toy, PAIRS[:6], (0,), fmt="unseen", reference="plain")
+    vector = {w: toy.model.model.embed_tokens.weight[i].detach() for w, i in toy.tok.get_vocab().items()}
+    familiar, unseen = vector["Assistant:"] - vector["User:"], vector["Orange:"] - vector["Banana:"]
+    want = torch.nn.functional.cosine_similarity(unseen, familiar, dim=0)
+    assert torch.allclose(cosine, want.expand(1, 6), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", msj.EXAM)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from alignbook.cli import main
 from alignbook.provenance import freshness, package_root
 from alignbook.records import Result, read_info, runs, verify, verify_all
 from alignbook.runtime import chapters, experiments
@@ -65,3 +66,25 @@ def test_a_killed_run_of_the_chapter_ends_alike(tmp_path):
     assert (a / "rows.parquet").read_bytes() == (b / "rows.parquet").read_bytes()
     assert (a / "text.jsonl.gz").read_bytes() == (b / "text.jsonl.gz").read_bytes()
     assert read_info(a)["metrics"] == read_info(b)["metrics"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("msj:law --set shots=-1", "shots=-1: at least 1 is needed"),
+        ("msj:rate --set targets=0", "targets=0: at least 1 is needed"),
+        ("msj:controls --set behaviours=[]", "behaviours=[]: at least 1 is needed"),
+        ("msj:law --set behaviours=['angry']", "unknown behaviour 'angry'"),
+        ("msj:formats --set formats=['morse']", "unknown format 'morse'"),
+        ("msj:composition --set behaviours=['caps']", "no instruction is written for 'caps'"),
+        ("msj:law --set shots=900", "do not fit"),
+        ("msj:sizes --model some/model", "trains its own decoders"),
+        ("msj --tier huge", "unknown tier 'huge'"),
+        ("msj:nothing", "unknown experiment 'nothing'"),
+        ("cooking", "unknown chapter 'cooking'"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, tmp_path, capsys):
+    assert main(["run", *words.split(), "--root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("alignbook: ") and message in said[-1]

@@ -6,7 +6,7 @@ __all__ = ['CONTROLS', 'TASKS', 'TOPICS', 'MIXES', 'PREAMBLES', 'MsjSettings', '
            'law_metrics', 'mean_metrics', 'metric', 'exp_law', 'exp_rate', 'exp_controls', 'exp_tasks', 'exp_formats',
            'exp_topics', 'exp_composition', 'exp_temperature', 'exp_tags', 'exp_head', 'head_exponent']
 
-# %% ../../nbs/51_msj_results.ipynb #798d8958
+# %% ../../nbs/51_msj_results.ipynb #3ba34745
 import functools
 import itertools
 import random
@@ -18,7 +18,7 @@ import torch
 from .. import data, fits, msj, stats
 from ..models import LM, load, tiny
 from ..msj import Shot, draw_shots, many_shot, nll_curve, probe_curve, rate_curve
-from ..runtime import Settings, experiment, note
+from ..runtime import AlignbookError, Settings, experiment, note
 from ..training import pretrain
 
 # %% ../../nbs/51_msj_results.ipynb #7f1bf7a3
@@ -174,11 +174,14 @@ def metric(i, unit: str = "") -> dict:
     "An interval as the record wants it."
     return {"value": i.value, "lo": i.lo, "hi": i.hi, "n": i.n, "unit": unit}
 
-# %% ../../nbs/51_msj_results.ipynb #e09ede37
+# %% ../../nbs/51_msj_results.ipynb #5c601ee0
 @experiment(
     settings=LongSettings(),
     cells=lambda s: grid(behaviour=s.behaviours, seed=range(s.seeds)),
-    summarise=lambda df, s: law_metrics(df, ["behaviour"]) | law_metrics(df, ["behaviour"], "first"),
+    summarise=lambda df, s: (
+        {f"first token/{k}": v for k, v in law_metrics(df, ["behaviour"], "first").items()}
+        | law_metrics(df, ["behaviour"])
+    ),
     claim="M1",
     paper={"claim": "cost of the answer is a power law of the number of shots", "value": "linear in log-log, n to 256", "figure": "2M, 9"},
     minutes={"cpu": 20},
@@ -304,7 +307,7 @@ def exp_topics(s, shots_from, seed):
         {"n": r["n"], "target": r["target"], "shown": r["shown"], "nll": float(nll[place[r["n"]], r["target"]])} for r in rows
     ]
 
-# %% ../../nbs/51_msj_results.ipynb #3064e82b
+# %% ../../nbs/51_msj_results.ipynb #69f85828
 PREAMBLES = {
     "shots alone": "",
     "shots + instruction": {
@@ -324,6 +327,8 @@ PREAMBLES = {
 )
 def exp_composition(s, behaviour, composed, seed):
     "The curve with and without an instruction in front."
+    if behaviour not in PREAMBLES["shots + instruction"]:
+        raise AlignbookError(f"no instruction is written for {behaviour!r}: add one to PREAMBLES")
     lm = model_for(s)
     shots, _ = string_and_targets(s, behaviour, seed)
     text = PREAMBLES[composed] and PREAMBLES[composed][behaviour]

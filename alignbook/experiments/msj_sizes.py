@@ -4,9 +4,9 @@
 __all__ = ['QUESTIONS', 'TASK_COUNT', 'NOISE', 'USUAL', 'RARE', 'LadderSettings', 'world', 'documents', 'ideal_nll',
            'ladder_metrics', 'exp_sizes']
 
-# %% ../../nbs/53_msj_sizes.ipynb #c1f07a6c
+# %% ../../nbs/53_msj_sizes.ipynb #dd9304e2
 import functools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
