@@ -87,6 +87,7 @@ def test_experiments_know_their_chapter():
 
 
 def test_notes_belong_to_one_run():
+    runtime.take_notes()
     runtime.note("judge", {"k": 1})
     assert runtime.take_notes() == {"judge": {"k": 1}} and runtime.take_notes() == {}
 
