@@ -192,14 +192,14 @@ def exp_law(s, behaviour, seed):
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots)))
 
-# %% ../../nbs/51_msj_results.ipynb #edd6daf9
+# %% ../../nbs/51_msj_results.ipynb #2d7ed8bb
 @experiment(
     settings=ReplySettings(),
     cells=lambda s: grid(behaviour=s.behaviours, seed=range(s.seeds)),
     summarise=lambda df, s: mean_metrics(df, ["behaviour", "n"], "shown"),
     claim="M2",
     paper={"claim": "share of answers showing the behaviour", "value": "about 0 at 5 shots, 80-100 % at 256", "figure": "2L, 7"},
-    minutes={"cpu": 12},
+    minutes={"cpu": 4},
 )
 def exp_rate(s, behaviour, seed):
     "Sampled replies to fixed questions after 0, 1, 2, 4, ... shots, judged by rule."
@@ -212,7 +212,7 @@ def exp_rate(s, behaviour, seed):
     texts = [{"n": r["n"], "question": asked[r["target"]].question, "reply": r["reply"], "shown": r["shown"]} for r in rows]
     return [{k: v for k, v in r.items() if k != "reply"} for r in rows], texts
 
-# %% ../../nbs/51_msj_results.ipynb #85fceff0
+# %% ../../nbs/51_msj_results.ipynb #f3a976c1
 CONTROLS = ("behaviour", "shuffled", "repeat", "normal", "filler")
 
 
@@ -222,7 +222,7 @@ CONTROLS = ("behaviour", "shuffled", "repeat", "normal", "filler")
     summarise=lambda df, s: mean_metrics(df, ["condition", "n"], "nll", "nats"),
     claim="controls",
     paper={"claim": "not in the paper: is it the shots, or the length?", "value": None, "figure": None},
-    minutes={"cpu": 8},
+    minutes={"cpu": 6},
 )
 def exp_controls(s, condition, seed):
     "Cost of fixed answers after shots, after damaged shots, and after filler of the same length."
@@ -242,7 +242,7 @@ def exp_controls(s, condition, seed):
         for i, n in enumerate(counts) for t in range(len(targets))
     ]  # fmt: skip
 
-# %% ../../nbs/51_msj_results.ipynb #4586db59
+# %% ../../nbs/51_msj_results.ipynb #d8a344b2
 TASKS = ("antonyms", "past_tense", "plurals", "trivia", "boolq_short", "persona_tea")
 
 
@@ -252,7 +252,7 @@ TASKS = ("antonyms", "past_tense", "plurals", "trivia", "boolq_short", "persona_
     summarise=lambda df, s: law_metrics(df, ["task"]),
     claim="M3",
     paper={"claim": "ordinary in-context learning follows power laws too", "value": "6 benign tasks", "figure": "2R"},
-    minutes={"cpu": 5},
+    minutes={"cpu": 2},
 )
 def exp_tasks(s, task, seed):
     "The same curve for ordinary tasks."
@@ -261,14 +261,14 @@ def exp_tasks(s, task, seed):
     drawn = random.Random(f"{seed}").sample(items, min(s.shots, len(items)))
     return curve_rows(nll_curve(lm, many_shot(lm, [Shot(i["question"], i["answer"]) for i in drawn])))
 
-# %% ../../nbs/51_msj_results.ipynb #04e43ae6
+# %% ../../nbs/51_msj_results.ipynb #dcbd16a9
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(behaviour=s.behaviours, format=s.formats, seed=range(s.seeds)),
     summarise=lambda df, s: law_metrics(df, ["behaviour", "format"]),
     claim="M5",
     paper={"claim": "the format moves the intercept, not the slope", "value": "swapped roles, translated, other tags", "figure": "3R"},
-    minutes={"cpu": 9},
+    minutes={"cpu": 7},
 )
 def exp_formats(s, behaviour, format, seed):
     "The same curve in other dialogue formats."
@@ -276,7 +276,7 @@ def exp_formats(s, behaviour, format, seed):
     shots, _ = string_and_targets(s, behaviour, seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots, format)))
 
-# %% ../../nbs/51_msj_results.ipynb #c4b5edad
+# %% ../../nbs/51_msj_results.ipynb #d346c76f
 TOPICS = ("geography", "animals and nature", "household objects")
 MIXES = {"same topic": TOPICS[:1], "one other topic": TOPICS[2:], "all other topics": TOPICS[1:], "all topics": TOPICS}
 
@@ -288,7 +288,7 @@ MIXES = {"same topic": TOPICS[:1], "one other topic": TOPICS[2:], "all other top
     | {f"rate/{k}": v for k, v in mean_metrics(df, ["shots_from", "n"], "shown").items()},
     claim="M6",
     paper={"claim": "narrow shots from another topic fail, diverse ones work", "value": "deception target", "figure": "3L, 8"},
-    minutes={"cpu": 9},
+    minutes={"cpu": 3},
 )
 def exp_topics(s, shots_from, seed):
     "Questions of one topic after shots from the same, one other, or all topics."
@@ -307,7 +307,7 @@ def exp_topics(s, shots_from, seed):
         {"n": r["n"], "target": r["target"], "shown": r["shown"], "nll": float(nll[place[r["n"]], r["target"]])} for r in rows
     ]
 
-# %% ../../nbs/51_msj_results.ipynb #69f85828
+# %% ../../nbs/51_msj_results.ipynb #f8f408fd
 PREAMBLES = {
     "shots alone": "",
     "shots + instruction": {
@@ -323,7 +323,7 @@ PREAMBLES = {
     summarise=lambda df, s: law_metrics(df, ["behaviour", "composed"]),
     claim="M7",
     paper={"claim": "composing with another trick helps at every n", "value": "uniform gain", "figure": "4"},
-    minutes={"cpu": 4},
+    minutes={"cpu": 2},
 )
 def exp_composition(s, behaviour, composed, seed):
     "The curve with and without an instruction in front."
@@ -334,14 +334,14 @@ def exp_composition(s, behaviour, composed, seed):
     text = PREAMBLES[composed] and PREAMBLES[composed][behaviour]
     return curve_rows(nll_curve(lm, many_shot(lm, shots, "plain", text)))
 
-# %% ../../nbs/51_msj_results.ipynb #58f98b57
+# %% ../../nbs/51_msj_results.ipynb #9d66d8e9
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(temperature=(0.7, 1.0, 1.3, 1.9), seed=range(s.seeds)),
     summarise=lambda df, s: law_metrics(df, ["temperature"]),
     claim="M13",
     paper={"claim": "softmax temperature changes the intercept a little", "value": "best 1.3", "figure": "10"},
-    minutes={"cpu": 4},
+    minutes={"cpu": 2},
 )
 def exp_temperature(s, temperature, seed):
     "The curve at several softmax temperatures."
@@ -349,14 +349,14 @@ def exp_temperature(s, temperature, seed):
     shots, _ = string_and_targets(s, s.behaviours[0], seed)
     return curve_rows(nll_curve(lm, many_shot(lm, shots), temperature))
 
-# %% ../../nbs/51_msj_results.ipynb #7bc6da88
+# %% ../../nbs/51_msj_results.ipynb #52d6e93a
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(seed=range(s.seeds)),
     summarise=lambda df, s: mean_metrics(df[df.n.isin(doubling(s.shots))], ["depth", "n"], "cosine"),
     claim="M14",
     paper={"claim": "unseen tags are read as roles within a few shots", "value": "layer 27 of 60", "figure": "NeurIPS version, 9"},
-    minutes={"cpu": 2},
+    minutes={"cpu": 1},
 )
 def exp_tags(s, seed):
     "Cosine of unseen tags with the user-to-assistant direction, by occurrence."
@@ -367,14 +367,14 @@ def exp_tags(s, seed):
         {"depth": d, "n": n, "cosine": float(c)} for d, row in zip(depths, cosines, strict=True) for n, c in enumerate(row)
     ]
 
-# %% ../../nbs/51_msj_results.ipynb #4245d202
+# %% ../../nbs/51_msj_results.ipynb #0eb5c6a0
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(varied=(False, True), seed=range(s.seeds)),
     summarise=lambda df, s: {f"exponent/{'varied' if v else 'repeated'}": head_exponent(g) for v, g in df.groupby("varied")},
     claim="M12",
     paper={"claim": "a uniform head: exponent 1 for repeated shots, 1/2 for varied ones", "value": "1, 0.5 (theory)", "figure": "App. G"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.1},
 )
 def exp_head(s, varied, seed):
     "Distance left in a uniform attention head."

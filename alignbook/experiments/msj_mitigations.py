@@ -24,7 +24,7 @@ from ..msj import draw_shots, many_shot, nll_curve, probe_curve, rate_curve
 from ..runtime import experiment, note
 from ..training import TrainSettings, sft
 
-# %% ../../nbs/52_msj_mitigations.ipynb #affd7d9b
+# %% ../../nbs/52_msj_mitigations.ipynb #3b50d1f5
 def benign_examples(s, b: str, seed: int, n: int, most_shots: int = 0) -> list[dict]:
     "Training examples whose completion is the normal answer, after 0 to `most_shots` shots of the behaviour."
     rng, plain, out = random.Random(f"train {seed}"), msj.FORMATS["plain"], []
@@ -55,7 +55,7 @@ def tuned(s, lm: LM, examples: list[dict], seed: int, measure) -> list[dict]:
     summarise=lambda df, s: law_metrics(df.assign(seed=df.string), ["step"]),
     claim="M8",
     paper={"claim": "fine-tuning against the behaviour raises the intercept only", "value": "exponent unchanged", "figure": "5"},
-    minutes={"cpu": 10},
+    minutes={"cpu": 6},
 )
 def exp_sft(s, seed):
     "The curve before and along fine-tuning on normal answers, no shots in the prompt."
@@ -70,7 +70,7 @@ def exp_sft(s, seed):
 
     return tuned(s, lm, benign_examples(s, b, seed, 16 * s.checkpoints), seed, measure)
 
-# %% ../../nbs/52_msj_mitigations.ipynb #d27fa425
+# %% ../../nbs/52_msj_mitigations.ipynb #eedde9ff
 PAIRS = {"HH": (False, False), "BB": (True, True), "HB": (False, True), "BH": (True, False)}  # normal shots, normal target
 
 
@@ -80,7 +80,7 @@ PAIRS = {"HH": (False, False), "BB": (True, True), "HB": (False, True), "BH": (T
     summarise=lambda df, s: mean_metrics(df.assign(seed=df.string), ["step", "pair", "n"], "nll", "nats"),
     claim="M9",
     paper={"claim": "training on <= 10-shot strings: harmful slope kept, benign slope to 0", "value": "to 30 shots", "figure": "6, 11, 12"},
-    minutes={"cpu": 12},
+    minutes={"cpu": 8},
 )
 def exp_targeted(s, seed):
     "All four mixtures of shots and targets, before and after training on strings of at most ten shots."
@@ -109,7 +109,7 @@ def says(reply: str, answer: str) -> bool:
     "Does the reply hold the answer, as whole words?"
     return judging.contains(answer)([reply])[0] == 1
 
-# %% ../../nbs/52_msj_mitigations.ipynb #9ead98fd
+# %% ../../nbs/52_msj_mitigations.ipynb #c42bc71e
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(defence=DEFENCES, shots_shown=("behaviour", "normal"), seed=range(min(s.seeds, 5))),
@@ -117,7 +117,7 @@ def says(reply: str, answer: str) -> bool:
     | {f"right/{k}": v for k, v in mean_metrics(df, ["defence", "shots_shown", "n"], "right").items()},
     claim="M10",
     paper={"claim": "ICD 61 to 54 %, CWD 61 to 2 %; cost on benign prompts not measured", "value": "205 shots", "figure": "16"},
-    minutes={"cpu": 12},
+    minutes={"cpu": 3},
 )
 def exp_defences(s, defence, shots_shown, seed):
     "Replies and right answers with no defence, with demonstrations of normal answers, with a warning."

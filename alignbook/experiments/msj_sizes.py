@@ -68,14 +68,14 @@ def ladder_metrics(df) -> dict:
         out |= {f"excess@{n}/{k}": v for k, v in mean_metrics(cut, ["width"], "excess", "nats").items()}
     return out
 
-# %% ../../nbs/53_msj_sizes.ipynb #69d44633
+# %% ../../nbs/53_msj_sizes.ipynb #defdd86e
 @experiment(
     settings=LadderSettings(),
     cells=lambda s: grid(width=s.widths, seed=range(s.seeds)),
     summarise=lambda df, s: ladder_metrics(df),
     claim="M4",
     paper={"claim": "larger models learn faster in context", "value": "alpha grows with size", "figure": "3M"},
-    minutes={"cpu": 12},
+    minutes={"cpu": 9},
 )
 def exp_sizes(s, width, seed):
     "Train a decoder of one width and measure it on strings of the rare task."
