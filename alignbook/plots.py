@@ -121,12 +121,12 @@ def _tidy(df: pd.DataFrame, *names: str | None, positive: tuple = ()) -> pd.Data
         out[name] = [float(f"{v:.5g}") for v in out[name]]
     return out
 
-# %% ../nbs/08_plots.ipynb #f97772d0
+# %% ../nbs/08_plots.ipynb #422cbfb5
 def _quantity(cls, name, title="", log=False, zero=False, form=None, pad=0):
     "An Altair encoding of a number: linear, log10, or log of the given base."
     kind = {"type": "log", "nice": False, "base": 10 if log is True else log}
     scale = alt.Scale(**kind) if log else alt.Scale(zero=zero, padding=pad)
-    look = {"scale": scale, "axis": alt.Axis(format=form or "~g", tickCount=8)}
+    look = {"scale": scale, "axis": alt.Axis(format=form or ".6~g", tickCount=8)}
     return cls(field=name, type="quantitative", title=(title or name).replace("_", " "), **look)
 
 
