@@ -1,7 +1,11 @@
 """settings.ini, setup.py, pyproject.toml, the Makefile and the README tell one story."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from configparser import ConfigParser
 from importlib.metadata import entry_points, metadata, requires, version
 from pathlib import Path
@@ -57,13 +61,19 @@ def test_command_line_is_installed():
     assert callable(script.load())
 
 
-def test_assets_and_types_are_packaged():
-    assert (ROOT / "alignbook" / "py.typed").exists()
-    pattern = re.search(r"package_data=\{lib: (\[.*?\])\}", read("setup.py"))[1]
-    assert "py.typed" in pattern and "assets/**/*" in pattern
-    notice = read("alignbook/assets/ATTRIBUTION.md")
-    data = [p.name for p in (ROOT / "alignbook" / "assets" / "data").iterdir()]
-    assert data and [name for name in data if name not in notice] == []
+def test_the_wheel_made_from_the_source_archive_is_whole(tmp_path):
+    """sdist -> wheel, as a package index would: every module, asset and licence is in it."""
+    shutil.copytree(ROOT / "alignbook", tmp_path / "src" / "alignbook", ignore=shutil.ignore_patterns("__pycache__"))
+    files = "setup.py settings.ini pyproject.toml README.md CHANGELOG.md LICENSE MANIFEST.in constraints.txt"
+    for name in files.split():
+        shutil.copy(ROOT / name, tmp_path / "src")
+    command = [sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, tmp_path / "src"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    held = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    inside = [p.relative_to(ROOT) for p in (ROOT / "alignbook").rglob("*") if p.is_file()]
+    wanted = {p.as_posix() for p in inside if not {"__pycache__"} & {*p.parts} and p.name != "_modidx.py"}
+    assert wanted <= held and any(name.endswith("LICENSE") for name in held)
 
 
 def test_readme_commands_exist():
