@@ -10,7 +10,7 @@ import pytest
 
 LIB = Path(__file__).parent.parent / "alignbook"
 FOUNDATION = """
-    runtime provenance records store models sampling data training judging stats fits plots widgets
+    runtime provenance records store models sampling data training judging stats fits plots widgets explorers
 """.split()
 SHOW_AND_STORE = {
     "provenance",
@@ -18,8 +18,9 @@ SHOW_AND_STORE = {
     "store",
     "plots",
     "widgets",
+    "explorers",
 }  # what no method or experiment may import
-TORCH_FREE = ["runtime", "provenance", "records", "store", "stats", "fits", "plots", "widgets", "cli"]
+TORCH_FREE = ["runtime", "provenance", "records", "store", "stats", "fits", "plots", "widgets", "explorers", "cli"]
 FILES = [p for p in LIB.rglob("*.py") if p.stem not in ("__init__", "_modidx")]
 MODULES = {".".join(p.relative_to(LIB).with_suffix("").parts): p for p in FILES}
 METHODS = sorted(m for m in MODULES if m not in FOUNDATION and "." not in m and m != "cli")

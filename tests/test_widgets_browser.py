@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from alignbook import widgets
+from alignbook import explorers, widgets
 from alignbook.fits import SHAPES, Fit, solve_for
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -187,6 +187,98 @@ def test_a_transcript_can_be_filtered_and_searched(show):
     assert len(driver.find_elements("css selector", "mark")) == 2
     find(driver, "input[type=search]").send_keys("\b" * 4 + "onerror")
     assert find(driver, "[role=status]").text == "1 of 4 turns"
+
+
+HEATS = {"one": [1.0, -2.0, 0.5], "two": [0.1, 0.2, 3.0], "three": [-1.0, -0.5, 0.0]}
+
+
+def influence():
+    """Two queries, two estimators, two choices of layers: each view in its own order and of its own size."""
+    rows = [{"doc": d, "tokens": ["red ", "fish ", HOSTILE], "kind": HOSTILE} for d in HEATS]
+    rows += [{"query": q, "prompt": f"{HOSTILE} {q}?", "completion": f" yes, {q}"} for q in ("ash", "birch")]
+    orders = {"ekfac": ("one", "two", "three"), "dot": ("two", "one", "three")}
+    for q, query in enumerate(("ash", "birch")):
+        for e, (estimator, order) in enumerate(orders.items()):
+            for t, third in enumerate(("all", "upper")[: 2 - e]):  # the dot product has no upper third
+                for rank, doc in zip((1, 2, -1), order, strict=True):
+                    heat = [(1 + q + 2 * e + 4 * t) * v for v in HEATS[doc]]
+                    hit = {"query": query, "estimator": estimator, "third": third, "rank": rank, "doc": doc}
+                    rows.append(hit | {"score": sum(heat), "heat": heat, "by_layer": [0.25, -0.5, 0.75]})
+    return explorers.influence_browser(rows, unit="nats", title=HOSTILE)
+
+
+def choose(driver, label, word):
+    """Pick an option of the select with this label, by an arrow key or by typing its first letters."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    path = f"//*[@data-widget='influence']//label[span='{label}']/select"
+    WebDriverWait(driver, 5).until(lambda d: d.find_elements("xpath", path))
+    driver.find_element("xpath", path).send_keys(word)
+
+
+def heat(driver, card=0):
+    """(texts, background colours) of the tokens of one of the sequences shown."""
+    box = driver.find_elements("css selector", ".ab-hit .ab-tokens")[card]
+    spans = box.find_elements("css selector", "span:not(.ab-tip)")
+    return [s.text for s in spans], [s.value_of_css_property("background-color") for s in spans]
+
+
+def test_influence_is_browsed_by_keyboard(show):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = show(influence())
+    choose(driver, "Query", "ash")
+    scores = lambda: [e.text for e in driver.find_elements("css selector", ".ab-score")]  # noqa: E731
+    first, seen = heat(driver), [scores()]
+    assert scores() == ["−0.5 nats", "+3.3 nats", "−1.5 nats"] and first[0][2] == HOSTILE
+    assert find(driver, "[data-widget=influence] mark").text.strip() == "yes, ash"
+    down, up = Keys.ARROW_DOWN, Keys.ARROW_UP
+    for label, key in (("Estimator", down), ("Estimator", up), ("Layers", down), ("Query", down)):
+        choose(driver, label, key)
+        assert scores() not in seen[-1:]
+        seen.append(scores())
+    assert seen[1] == ["+9.9 nats", "−1.5 nats", "−4.5 nats"] and seen[2] == seen[0]
+    assert seen[3] == ["−2.5 nats", "+16.5 nats", "−7.5 nats"]
+    assert find(driver, "[data-widget=influence] mark").text.strip() == "yes, birch"
+    choose(driver, "Layers", up)
+    choose(driver, "Estimator", down)
+    assert heat(driver)[1] != first[1]  # another sequence stands first, with other colours
+    assert "Rank elsewhere: EK-FAC 2" in find(driver, ".ab-hit").text
+    choose(driver, "At each end", "1")
+    assert len(scores()) == 2
+    choose(driver, "Layers", down)
+    assert not scores() and "nothing is stored for this choice" in find(driver, "[data-widget=influence]").text
+
+
+def test_influence_of_a_token_is_told(show):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = show(influence())
+    choose(driver, "At each end", "2")
+    find(driver, ".ab-hit .ab-tokens span[tabindex='0']").send_keys(Keys.ARROW_RIGHT)
+    said = find(driver, "[data-widget=influence] output")
+    assert said.text == "one, token 2 of 3, “fish”: −2 nats" and find(driver, ".ab-tip").text == "−2 nats"
+    driver.switch_to.active_element.send_keys(Keys.END)
+    assert HOSTILE in said.text and "+0.5 nats" in said.text
+    assert len(driver.find_elements("css selector", ".ab-tip")) == 1
+    bars = find(driver, ".ab-layers svg")
+    assert bars.get_attribute("aria-label").endswith("the largest is layer 3 of 3, +0.75 nats")
+    assert len(bars.find_elements("css selector", "rect")) == 3
+    # the second text is carried by one token: it does not set the common scale, but goes beyond it
+    legend = find(driver, "[data-widget=influence] .ab-legend")
+    assert "≥ +2 nats" in legend.text and len(driver.find_elements("css selector", ".ab-chip.ab-amber")) == 2
+    before = heat(driver)[1], heat(driver, 1)[1]
+    find(driver, "[data-widget=influence] input[type=checkbox]").send_keys(Keys.SPACE)
+    assert heat(driver)[1] == before[0] and heat(driver, 1)[1] != before[1] and "≥" not in legend.text
+
+
+def test_influence_that_cannot_be_unpacked_leaves_the_table(show):
+    driver = show("<script>delete window.DecompressionStream</script>", influence())
+    find_note = "//*[contains(text(), 'This view could not start')]"
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 5).until(lambda d: d.find_elements("xpath", find_note))
+    assert find(driver, "[data-widget=influence] details").get_attribute("open") is not None
 
 
 def test_the_same_widget_twice_works_twice(show):
