@@ -56,7 +56,7 @@ def sparsity(
     a = [abs(v) for v in plain(list(heat)) if v is not None]
     return math.hypot(*a) / sum(a) if sum(a) else 0.0
 
-# %% ../nbs/09a_explorers.ipynb #2d65c255
+# %% ../nbs/09a_explorers.ipynb #657a206a
 def _is_nan(x) -> bool:
     return isinstance(x, float) and math.isnan(x)
 
@@ -90,6 +90,7 @@ def _hit(row: dict, queries: dict, docs: dict) -> dict:
     sparse = row.get("sparsity")
     sparse = sparsity(heat) if sparse is None and heat is not None else sparse or 0
     hit = {"rank": int(rank), "doc": str(row["doc"]), "score": float(f"{float(row['score']):.4g}")}
+    layers = layers if layers is not None and len(layers) else None
     hit |= {"heat": heat, "layers": layers, "sparse": round(sparse, 2) if sparse > SPARSE else None}
     return hit | {"ranks": {ESTIMATORS.get(str(k), str(k)): int(v) for k, v in (row.get("ranks") or {}).items()}}
 
@@ -174,7 +175,7 @@ def _fallback(views: dict, queries: dict, docs: dict, shown: int, brief: int) ->
     made = table(asked, ["query", "prompt", "completion"], "The queries, as a table")
     return made + table(rows, head, f"The sequences by {first} over {layers}, as a table")
 
-# %% ../nbs/09a_explorers.ipynb #bb7429f4
+# %% ../nbs/09a_explorers.ipynb #412831e7
 def influence_browser(
     rows: list[dict],  # queries, sequences and hits: the records described above, or `Result.texts`
     *,
@@ -186,8 +187,8 @@ def influence_browser(
 ) -> Html:
     "Most and least influential sequences of a query, by estimator and layers, with token heat; <= 80 KB."
     rows = list(rows)
-    if bad := next((r for r in rows if not isinstance(r, dict)), None):
-        raise AlignbookError(f"a record is a {type(bad).__name__}: pass a list of dicts, e.g. df.to_dict('records')")
+    if bad := [type(r).__name__ for r in rows if not isinstance(r, dict)]:
+        raise AlignbookError(f"a record is a {bad[0]}: pass a list of dicts, e.g. df.to_dict('records')")
     rows = [{k: v for k, v in r.items() if v is not None and not _is_nan(v)} for r in rows]
     queries = _said(rows, "query", ("prompt", "completion"))
     docs = _said(rows, "doc", ("tokens", "kind"))

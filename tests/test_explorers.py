@@ -149,6 +149,12 @@ def test_it_says_where_the_numbers_come_from():
     assert "Numbers from" not in explorers.influence_browser(small())
 
 
+def test_token_and_layer_scores_may_be_missing():
+    data = unpack(explorers.influence_browser(without("heat", changed(by_layer=[]))))
+    assert set(data["heat"]) == {"~"} and set(data["hits"]["far"]) == {""} == {data["hits"]["most"][0]}
+    assert data["layers"].split("~")[0] == "" and data["layers"].split("~")[1] != ""
+
+
 def chapter(words=800, n_docs=300, seed=0):
     """Six queries, three estimators, four choices of layers, 5 + 3 sequences of 64 tokens, 12 layers."""
     r = random.Random(seed)
@@ -200,6 +206,7 @@ def changed(**new):
         ([], "no hit among these records"),
         (small()[:5], "no hit among these records"),
         (pd.DataFrame(small()), "a record is a str.*to_dict"),
+        ([""], "a record is a str"),
         (without("score", small()), "rank 1 for query 'x1' has no 'score'"),
         (without("estimator", small()), "has no 'estimator'"),
         (changed(score=math.nan), "has no 'score'"),
