@@ -135,7 +135,7 @@ class _Query:
             torch.mm(g.flatten(1), self.flat.T, out=out[part])
         return out.neg_()
 
-# %% ../nbs/20b_ekfac.ipynb #9a30c0f7
+# %% ../nbs/20b_ekfac.ipynb #b0aced92
 def layer_of(name: str) -> int:
     "The first number in a module's name: its block."
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
@@ -163,7 +163,7 @@ def _table(recorder: Recorder, queries: dict, rows: dict, columns: list[slice], 
                 norms[at] += squared_norms(r).repeat_interleave(repeat)
     return table if lengths is None else table / (lengths[:, None] * norms.sqrt()).clamp_(min=1e-30)
 
-
+# %% ../nbs/20b_ekfac.ipynb #15cb5c03
 def _pass(model, modules, train, task, ready, rows, tokens, lengths, batch_tokens, out, parts) -> list[Tensor]:
     "One pass over the training items: the columns [rows, Q, .] of each item."
     found, (rank, size), like = {}, world(), next(iter(ready.values())).like
@@ -182,7 +182,20 @@ def _pass(model, modules, train, task, ready, rows, tokens, lengths, batch_token
         found |= {i: table[..., c] for i, c in zip(numbers, columns, strict=True)}
     return [found[i] for i in range(len(train))]
 
+# %% ../nbs/20b_ekfac.ipynb #ee586443
+def _modules(model, factors, queries, modules, per, train) -> dict[str, nn.Module]:
+    "The layers to score, after all that a caller may get wrong has been looked at."
+    if per not in (None, "module", "layer", "token", "layer-token"):
+        raise AlignbookError(f"per is None, 'module', 'layer', 'token' or 'layer-token', not {per!r}")
+    if not len(train) or not len(queries):
+        raise AlignbookError("scores need at least one query and one training item")
+    known = factors.layers if factors else queries if isinstance(queries, dict) else modules or track(model)
+    modules = modules or {n: m for n, m in model.named_modules() if n in known}
+    if gone := [n for n in modules if n not in known] or [n for n in known if n not in modules][: not modules]:
+        raise AlignbookError(f"{gone[0]} is not in both the factors and the model: fit the factors on the same modules")
+    return modules
 
+# %% ../nbs/20b_ekfac.ipynb #11652b44
 def scores(
     model: nn.Module,
     factors: Factors | None,  # not needed for "dot", "cosine", or a function that needs none
@@ -199,20 +212,11 @@ def scores(
     out: str | Path | None = None,  # folder: makes the pass resumable
     parts: int = 1,  # shares of the training items between two writes
 ):  # [Q, N]; a dict of these by module or layer; a list of [Q, T_n] or [layers, Q, T_n] by token
-    """Influence of training items on queries (Eq. 25): positive if adding the item raises the query's log-likelihood.
+    """Influence of training items on queries (Eq. 25), d log p(query) / d ε: positive if adding the item helps.
 
-    In units of d log p(query) / d epsilon; divide by `factors.sequences` for the effect of one more copy. A token's
-    share is booked where its activation stands: at the token *before* the predicted one (§3.3). Raises
-    `AlignbookError` on empty items, an unknown estimator or view, missing factors, or a foreign `out`.
-    """
-    if per not in (None, "module", "layer", "token", "layer-token"):
-        raise AlignbookError(f"per is None, 'module', 'layer', 'token' or 'layer-token', not {per!r}")
-    if not len(train) or not len(queries):
-        raise AlignbookError("scores need at least one query and one training item")
-    known = factors.layers if factors else queries if isinstance(queries, dict) else modules or track(model)
-    modules = modules or {n: m for n, m in model.named_modules() if n in known}
-    if gone := [n for n in [*known, *modules] if n not in modules or n not in known][: factors is not None]:
-        raise AlignbookError(f"{gone[0]} is not in both the factors and the modules: fit the factors on the same modules")
+    Divide by `factors.sequences` for one more copy. A token's share is booked at the token *before* the predicted one
+    (§3.3). Raises `AlignbookError` on empty items, an unknown estimator or view, missing factors, a foreign `out`."""
+    modules = _modules(model, factors, queries, modules, per, train)
     if not isinstance(queries, dict):
         turned = estimator in ("ekfac", "kfac")
         turn = (lambda n, a, d: (rotate(a, factors[n].inputs), rotate(d, factors[n].outputs))) if turned and factors else None
@@ -222,18 +226,18 @@ def scores(
         sums = [(g.double().norm().item(), g.double().sum().item()) for g in queries.values()]
         out, view = Path(out), dict(per=per, rank=rank, cosine=estimator == "cosine", parts=parts)
         claim(out, model, dict(train=fingerprint(train), queries=digest(repr(sums)), layers=list(modules)) | view)
-    layers = sorted({layer_of(n) for n in modules})
-    row = {"module": list(modules).index, "layer": lambda n: layers.index(layer_of(n)), "layer-token": lambda n: layers.index(layer_of(n))}
-    rows = {n: row.get(per, lambda n: 0)(n) for n in modules}
+    keys = [n if per == "module" else layer_of(n) if "layer" in str(per) else 0 for n in modules]
+    order = list(dict.fromkeys(keys))
+    rows, tokens = {n: order.index(k) for n, k in zip(modules, keys, strict=True)}, "token" in str(per)
     lengths = sum(queries[n].flatten(1).square().sum(1) for n in modules).sqrt() if estimator == "cosine" else None
-    ready, tokens = {n: _Query(queries[n], rank) for n in modules}, "token" in str(per)
+    ready = {n: _Query(queries[n], rank) for n in modules}
     found = _pass(model, modules, train, task, ready, rows, tokens, lengths, batch_tokens, out, min(parts, len(train)))
     if tokens:
         return found if "layer" in per else [x[0] for x in found]
     table = torch.cat(found, -1)
-    return table[0] if per is None else dict(zip(modules if per == "module" else layers, table, strict=True))
+    return table[0] if per is None else dict(zip(order, table, strict=True))
 
-
+# %% ../nbs/20b_ekfac.ipynb #61915c0a
 def self_influence(
     model: nn.Module,
     factors: Factors,

@@ -80,7 +80,7 @@ def add_squares(
         else:
             total.add_(g.square_().sum(0))
 
-# %% ../nbs/20a_factors.ipynb #a1d6896c
+# %% ../nbs/20a_factors.ipynb #5ea8057a
 @dataclass
 class Factor:
     "EK-FAC of one layer: P outputs, M inputs (with the bias)."
@@ -95,7 +95,7 @@ class Factor:
 
 @dataclass
 class Factors:
-    "The factors of all layers."
+    "The factors of all layers; `factors[name]` is one of them."
 
     layers: dict[str, Factor]
     sequences: int  # items they were fitted on
@@ -125,8 +125,9 @@ def _unflat(t: dict[str, Tensor]) -> Factor:
     blocks = {k: [t[n] for n in sorted(t) if n.startswith(k + ".")] for k in ("inputs", "outputs")}
     return Factor(**blocks, **{k: t[k] for k in ("a", "s", "lam")}, diagonal=t.get("diagonal"))
 
-# %% ../nbs/20a_factors.ipynb #820f75b2
+# %% ../nbs/20a_factors.ipynb #8c8e4394
 def world() -> tuple[int, int]:
+    "Rank and number of processes."
     on = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.getworld_size()) if on else (0, 1)
 
@@ -143,7 +144,7 @@ def add_up(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             dist.all_reduce(t)
     return tensors
 
-
+# %% ../nbs/20a_factors.ipynb #d25d5cc0
 def pack(tensors: dict[str, Tensor]) -> bytes:
     "A safetensors file in which a shared tensor is held once; its other names read `name@first`."
     from safetensors.torch import save
@@ -163,7 +164,7 @@ def unpack(path: Path) -> dict[str, Tensor]:
     except Exception as e:
         raise AlignbookError(f"{path} is damaged or not a factor file: delete it and run the fit again ({e})") from e
 
-
+# %% ../nbs/20a_factors.ipynb #a42065fb
 def piece(out: Path | None, name: str, make: Callable[[], dict], like: Tensor) -> dict[str, Tensor]:
     "A finished piece of work from disk, or made now and written by the first process."
     if out is None:
@@ -202,7 +203,7 @@ def claim(out: Path | None, model: nn.Module, what: dict) -> None:
     elif world()[0] == 0:
         atomic_write(path, json.dumps(manifest, indent=1))
 
-# %% ../nbs/20a_factors.ipynb #1e9c8570
+# %% ../nbs/20a_factors.ipynb #b52c5d88
 def _sources(tape: dict[str, Record]) -> dict[str, str]:
     "For each layer, the first layer that reads the same input."
     first: dict = {}
@@ -225,7 +226,7 @@ def covariances(recorder: Recorder) -> dict[str, Tensor]:  # "a/<layer>", "s/<la
         out["tokens"] += sum(r.lengths)
     return out
 
-
+# %% ../nbs/20a_factors.ipynb #f9b4be1d
 def bases(sums: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     "Eigenvalues `<key>` and eigenvectors `<key>.<block>` of every covariance; `sums` is emptied. Processes share the work."
     (rank, size), tokens = world(), sums.pop("tokens").item()
@@ -242,7 +243,7 @@ def bases(sums: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     flat = {k: out[n][0] for k, n in same.items()} | {f"{k}.{j}": b for k, n in same.items() for j, b in enumerate(out[n][1])}
     return add_up(flat)
 
-
+# %% ../nbs/20a_factors.ipynb #7ff31602
 def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal: bool) -> dict[str, Tensor]:
     "Sums over items of squared gradients in the eigenbasis (lam/<layer>) and in the weights' own (diag/<layer>)."
     out: dict = {}

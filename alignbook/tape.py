@@ -216,7 +216,7 @@ def record(
             runs.append(run)
     return runs
 
-# %% ../nbs/20_tape.ipynb #993e9f2d
+# %% ../nbs/20_tape.ipynb #e300a8cd
 def batches(items: list, batch_tokens: int) -> list[list[int]]:
     "Item numbers, batch by batch: like lengths together, at most `batch_tokens` with padding (or one item)."
     size = [len(x.ids) if isinstance(x, Text) else 1 for x in items]
@@ -227,7 +227,7 @@ def batches(items: list, batch_tokens: int) -> list[list[int]]:
         out[-1].append(i)
     return out
 
-
+# %% ../nbs/20_tape.ipynb #229bfeed
 class Recorder:
     "Iterates over (item numbers, tape) of all batches; the second time from memory where it fits."
 
