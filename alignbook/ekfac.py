@@ -40,7 +40,7 @@ from alignbook.tape import (  # noqa: F401 - whoever imports EK-FAC needs the it
 
 _all_ = ["Factor", "Factors", "fit_factors", "Outputs", "Text", "texts", "language", "supervised", "track", "gradients", "weight_view"]
 
-# %% ../nbs/20b_ekfac.ipynb #d0fac2c5
+# %% ../nbs/20b_ekfac.ipynb #a7493541
 ESTIMATORS = ("ekfac", "kfac", "diagonal", "identity", "dot", "cosine")
 
 
@@ -70,13 +70,15 @@ def precondition(
     "(G + λ)⁻¹ times each gradient (Eq. 21); G is the mean over items. Raises `AlignbookError` on an unknown estimator."
     if estimator in ("dot", "cosine"):
         return dict(grads)
+    if factors is None:
+        raise AlignbookError(f"{estimator!r} needs factors: give those of `fit_factors`")
+    if damping is not None and min(damping.values() if isinstance(damping, dict) else [damping]) < 0:
+        raise AlignbookError("damping must not be negative: the curvature could not be inverted")
     out = {}
     for name, g in grads.items():
         lam, f = spectrum(factors, name, estimator), factors[name]
-        if damping is None:
-            lam = lam + 0.1 * lam.mean()
-        else:
-            lam = lam + (damping[name] if isinstance(damping, dict) else damping)
+        own = damping[name] if isinstance(damping, dict) else 0.1 * lam.mean() if damping is None else damping
+        lam = (lam + own).clamp_(min=torch.finfo(lam.dtype).tiny)  # a layer that gets no gradient scores nothing
         if estimator in ("ekfac", "kfac"):
             g = (g if rotated else rotate(rotate(g, f.inputs).mT, f.outputs).mT) / lam
             out[name] = rotate(rotate(g, f.inputs, back=True).mT, f.outputs, back=True).mT
@@ -237,7 +239,7 @@ def scores(
     table = torch.cat(found, -1)
     return table[0] if per is None else dict(zip(order, table, strict=True))
 
-# %% ../nbs/20b_ekfac.ipynb #61915c0a
+# %% ../nbs/20b_ekfac.ipynb #e94cb621
 def self_influence(
     model: nn.Module,
     factors: Factors,
@@ -254,7 +256,7 @@ def self_influence(
         at = torch.tensor(rows, device=total.device)
         for name, r in tape.items():
             f, own = factors[name], damping[name] if isinstance(damping, dict) else damping
-            weight = 1 / (f.lam + (factors.damping(name) if own is None else own))
+            weight = 1 / (f.lam + (factors.damping(name) if own is None else own)).clamp_(min=torch.finfo(f.lam.dtype).tiny)
             for part, g in outer(rotate(r.a, f.inputs), rotate(r.d, f.outputs), r.lengths):
                 total[at[part]] += (g.square_() * weight).flatten(1).sum(1)
     return total

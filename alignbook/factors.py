@@ -5,7 +5,7 @@ __all__ = ['STAGES', 'add_covariance', 'mirror', 'eigenbasis', 'rotate', 'add_sq
            'add_up', 'pack', 'unpack', 'piece', 'fingerprint', 'claim', 'covariances', 'bases', 'squares',
            'fit_factors']
 
-# %% ../nbs/20a_factors.ipynb #78327054
+# %% ../nbs/20a_factors.ipynb #58a8830c
 import json
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .models import weight_digest
 from .runtime import AlignbookError, atomic_write, digest
-from .tape import Record, Recorder, language, outer, track
+from .tape import Record, Recorder, language, outer, track, weight_view
 
 # %% ../nbs/20a_factors.ipynb #17e67290
 def add_covariance(
@@ -35,7 +35,7 @@ def mirror(total: Tensor) -> Tensor:
     "The full symmetric matrix from its lower triangle."
     return total.tril().add_(total.tril(-1).T)
 
-# %% ../nbs/20a_factors.ipynb #65f2bf99
+# %% ../nbs/20a_factors.ipynb #32a8636a
 def _eigh(c: Tensor) -> tuple[Tensor, Tensor]:
     w, q = torch.linalg.eigh(c)
     probe = torch.randn(len(c), 8, generator=torch.Generator().manual_seed(0)).to(c)
@@ -43,7 +43,7 @@ def _eigh(c: Tensor) -> tuple[Tensor, Tensor]:
     crooked = (q.T @ (q @ probe) - probe).norm() / probe.norm()
     if c.dtype == torch.float32 and not max(residual, crooked) < 1e-4:
         w, q = (t.float() for t in torch.linalg.eigh(c.double()))
-    return w, q
+    return w, q.contiguous()  # the same layout as from disk, so that a resumed fit ends in the same bits
 
 
 def eigenbasis(
@@ -125,11 +125,11 @@ def _unflat(t: dict[str, Tensor]) -> Factor:
     blocks = {k: [t[n] for n in sorted(t) if n.startswith(k + ".")] for k in ("inputs", "outputs")}
     return Factor(**blocks, **{k: t[k] for k in ("a", "s", "lam")}, diagonal=t.get("diagonal"))
 
-# %% ../nbs/20a_factors.ipynb #8c8e4394
+# %% ../nbs/20a_factors.ipynb #f27081a2
 def world() -> tuple[int, int]:
     "Rank and number of processes."
     on = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.getworld_size()) if on else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
 
 
 def unique(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -243,11 +243,11 @@ def bases(sums: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     flat = {k: out[n][0] for k, n in same.items()} | {f"{k}.{j}": b for k, n in same.items() for j, b in enumerate(out[n][1])}
     return add_up(flat)
 
-# %% ../nbs/20a_factors.ipynb #7ff31602
+# %% ../nbs/20a_factors.ipynb #872d55c4
 def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal: bool) -> dict[str, Tensor]:
     "Sums over items of squared gradients in the eigenbasis (lam/<layer>) and in the weights' own (diag/<layer>)."
     out: dict = {}
-    for _, tape in recorder:
+    for _, tape in recorder.look(2):
         source, turned = _sources(tape), {}
         for name, r in tape.items():
             at = source[name]
@@ -260,7 +260,7 @@ def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal:
                 add_squares(out[key], *pair, r.lengths)
     return out
 
-# %% ../nbs/20a_factors.ipynb #8eb60476
+# %% ../nbs/20a_factors.ipynb #73f288bb
 def fit_factors(
     model: nn.Module,
     items: list,  # what the task takes; for `language`, see `texts`
@@ -282,6 +282,10 @@ def fit_factors(
     modules, out = modules or track(model), Path(out) if out else None
     if not items:
         raise AlignbookError("there are no items to fit the factors on: give at least one")
+    narrow = min(min(weight_view(m).shape) for m in modules.values())
+    if not 1 <= blocks <= narrow or min(groups, parts) < 1:
+        raise AlignbookError(f"blocks must lie between 1 and {narrow}, groups and parts must be at least 1")
+    groups, parts = min(groups, len(modules)), min(parts, len(items))
     rank, size = world()
     what = dict(items=fingerprint(items), layers=list(modules), labels=labels, draws=draws, seed=seed, blocks=blocks,
                 diagonal=diagonal, parts=parts, groups=groups, processes=size)  # fmt: skip
@@ -293,7 +297,7 @@ def fit_factors(
         recorders = [Recorder(model, mine, [items[i] for i in s], task, numbers=list(s), labels=labels, seed=seed, draws=draws,
                               batch_tokens=batch_tokens, memory=memory / parts, desc="fit") for s in shares]  # fmt: skip
         made = _fit_group(model, recorders, mine, len(items), spent, out, f"group-{g:03d}", blocks, diagonal)
-        tokens = int(made["tokens"])
+        tokens = round(made["tokens"].item() / recorders[0].draws)
         layers |= {n: _unflat({k.removeprefix(f"{n}/"): v for k, v in made.items() if k.startswith(f"{n}/")}) for n in mine}
     return Factors(layers, len(items), tokens, spent)
 

@@ -47,7 +47,12 @@ def texts(
         out.append(Text(tuple(ids), start))
     return out
 
-# %% ../nbs/20_tape.ipynb #6eb31fbd
+# %% ../nbs/20_tape.ipynb #92f79063
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    "The arithmetic of statistics: fp32 for half precision, else unchanged."
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 @dataclass
 class Outputs:
     "What a task returns; B items, T positions, K classes or outputs."
@@ -71,7 +76,7 @@ class Outputs:
         if y.is_floating_point():
             g = z - y
         else:
-            g = z.softmax(-1)
+            g = z.to(_exact(z.dtype)).softmax(-1)
             g.scatter_add_(-1, y[..., None], g.new_full((), -1.0).expand(*y.shape, 1))
         return g.mul_(self.counted[..., None])
 
@@ -82,7 +87,7 @@ class Outputs:
             noise = np.stack([np.random.default_rng(s).standard_normal(z.shape[1:]) for s in seeds])
             return z + torch.from_numpy(noise).to(z)
         u = np.stack([np.random.default_rng(s).random(z.shape[1]) for s in seeds])
-        cdf = z.softmax(-1).cumsum_(-1)
+        cdf = z.to(_exact(z.dtype)).softmax(-1).cumsum_(-1)
         u = torch.from_numpy(u).to(cdf)[..., None] * cdf[..., -1:]
         return torch.searchsorted(cdf, u, right=True)[..., 0].clamp_(max=z.shape[-1] - 1)
 
@@ -181,11 +186,11 @@ def _tape(modules: dict[str, nn.Module]) -> Iterator[tuple[dict, dict]]:
             stack.callback(module.register_forward_hook(after(name)).remove)
         yield inputs, grads
 
-# %% ../nbs/20_tape.ipynb #54b56b6d
+# %% ../nbs/20_tape.ipynb #47e9157f
 def _real_tokens(x: Tensor, real: Tensor, ones: bool = False) -> Tensor:
     "(B, T, M) or (B, M) -> (n, M): real positions only, in the arithmetic of the statistics."
     x = x.reshape(*real.shape, -1)[real]
-    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    x = x.to(_exact(x.dtype))
     return torch.cat([x, x.new_ones(len(x), 1)], 1) if ones else x
 
 
@@ -227,43 +232,54 @@ def batches(items: list, batch_tokens: int) -> list[list[int]]:
         out[-1].append(i)
     return out
 
-# %% ../nbs/20_tape.ipynb #229bfeed
+# %% ../nbs/20_tape.ipynb #1a2c5904
 class Recorder:
-    "Iterates over (item numbers, tape) of all batches; the second time from memory where it fits."
+    "Iterates over (item numbers, tape) of all batches; a second look has fresh labels, from memory where it fits."
 
     def __init__(self, model, modules, items, task=language, *, numbers=None, labels="data", seed=0, draws=1,
                  batch_tokens=1024, memory=4e9, desc="record"):  # fmt: skip
         if not items:
             raise AlignbookError("there are no items to record: give at least one")
+        if draws < 1:
+            raise AlignbookError(f"draws is how often labels are sampled: at least 1, not {draws}")
         if labels not in ("data", "sampled"):
             raise AlignbookError(f"labels are 'sampled' (the true Fisher) or 'data' (the empirical one), not {labels!r}")
         self.model, self.modules, self.items, self.task, self.desc = model, modules, items, task, desc
         self.numbers = list(range(len(items))) if numbers is None else numbers
         self.labels, self.seed, self.draws = labels, seed, draws if labels == "sampled" else 1
-        self.plan, self.memory, self.kept, self.seconds = batches(items, batch_tokens), memory, [], 0.0
+        self.plan, self.memory = batches(items, batch_tokens), memory
+        self.kept, self.seconds = [], 0.0
 
-    def _targets(self, rows) -> list | None:
+    def _targets(self, rows, look: int) -> list | None:
         if self.labels == "data":
             return None
-        seeds = [[(self.seed, k, self.numbers[i]) for i in rows] for k in range(self.draws)]
+        seeds = [[(self.seed, look, k, self.numbers[i]) for i in rows] for k in range(self.draws)]
         return [lambda out, s=s: out.sample(s) for s in seeds]
 
+    def _run(self, rows, targets) -> list[dict[str, Record]]:
+        begun = time.perf_counter()
+        runs = record(self.model, self.modules, [self.items[i] for i in rows], self.task, targets)
+        self.seconds += time.perf_counter() - begun
+        return runs
+
     def __iter__(self) -> Iterator[tuple[list[int], dict[str, Record]]]:
-        if len(self.kept) == len(self.plan) * self.draws:
+        return self.look(1)
+
+    def look(self, number: int) -> Iterator[tuple[list[int], dict[str, Record]]]:
+        "All batches with the labels of this look; look 1 also records look 2, if there is room."
+        if number == 2 and self.kept:
             yield from self.kept
             return
-        self.kept, room = [], self.memory
+        room, kept = self.memory if number == 1 else 0, []
         for rows in progress(self.plan, desc=self.desc):
-            begun = time.perf_counter()
-            runs = record(self.model, self.modules, [self.items[i] for i in rows], self.task, self._targets(rows))
-            self.seconds += time.perf_counter() - begun
-            for tape in runs:
-                room -= sum({id(t): t.nbytes for r in tape.values() for t in r[:2]}.values())
-                if room > 0:
-                    self.kept.append((rows, tape))
-                yield rows, tape
-        if room <= 0:
-            self.kept = []
+            now = self._targets(rows, number)
+            ahead = self._targets(rows, 2) if now and room > 0 else []
+            runs = self._run(rows, now and now + ahead)
+            later = runs[len(now) :] if ahead else runs
+            room -= sum({id(t): t.nbytes for tape in later for r in tape.values() for t in r[:2]}.values())
+            kept = [*kept, *((rows, tape) for tape in later)] if room > 0 else []
+            yield from ((rows, tape) for tape in (runs[: len(now)] if now else runs))
+        self.kept = kept
 
 # %% ../nbs/20_tape.ipynb #00a0a19e
 def outer(a: Tensor, d: Tensor, lengths: list[int], limit: int = 1 << 23) -> Iterator[tuple[slice, Tensor]]:
