@@ -260,7 +260,7 @@ def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal:
                 add_squares(out[key], *pair, r.lengths)
     return out
 
-# %% ../nbs/20a_factors.ipynb #73f288bb
+# %% ../nbs/20a_factors.ipynb #6da7940a
 def fit_factors(
     model: nn.Module,
     items: list,  # what the task takes; for `language`, see `texts`
@@ -280,13 +280,13 @@ def fit_factors(
 ) -> Factors:
     "Fit EK-FAC (paper §2.2, Eq. 16-20). Raises `AlignbookError` on bad items, non-finite statistics, a foreign `out`."
     modules, out = modules or track(model), Path(out) if out else None
-    if not items:
-        raise AlignbookError("there are no items to fit the factors on: give at least one")
+    rank, size = world()
+    if len(items) < size:
+        raise AlignbookError(f"{len(items)} items for {size} processes: give at least one to each")
     narrow = min(min(weight_view(m).shape) for m in modules.values())
     if not 1 <= blocks <= narrow or min(groups, parts) < 1:
         raise AlignbookError(f"blocks must lie between 1 and {narrow}, groups and parts must be at least 1")
-    groups, parts = min(groups, len(modules)), min(parts, len(items))
-    rank, size = world()
+    groups, parts = min(groups, len(modules)), max(1, min(parts, len(items) // size))
     what = dict(items=fingerprint(items), layers=list(modules), labels=labels, draws=draws, seed=seed, blocks=blocks,
                 diagonal=diagonal, parts=parts, groups=groups, processes=size)  # fmt: skip
     claim(out, model, what)
