@@ -100,7 +100,7 @@ def low_rank(
     v = torch.linalg.eigh(g.mT @ g)[1][..., -min(rank, g.shape[2]) :]
     return g @ v, v
 
-# %% ../nbs/20b_ekfac.ipynb #eb164bd8
+# %% ../nbs/20b_ekfac.ipynb #18fffe6c
 class _Query:
     "The preconditioned queries at one layer, ready to meet a batch."
 
@@ -133,7 +133,7 @@ class _Query:
             number = torch.arange(len(r.lengths), device=each.device).repeat_interleave(torch.tensor(r.lengths, device=each.device))
             return each.new_zeros(len(r.lengths), each.shape[1]).index_add_(0, number, each)
         out = r.a.new_empty(len(r.lengths), len(self.flat))
-        for part, g in outer(r.a, r.d, r.lengths):
+        for part, g in outer(r.a, r.d, r.lengths, 1 << (20 if len(self.flat) < 8 else 23)):
             torch.mm(g.flatten(1), self.flat.T, out=out[part])
         return out.neg_()
 
@@ -197,7 +197,7 @@ def _modules(model, factors, queries, modules, per, train) -> dict[str, nn.Modul
         raise AlignbookError(f"{gone[0]} is not in both the factors and the model: fit the factors on the same modules")
     return modules
 
-# %% ../nbs/20b_ekfac.ipynb #11652b44
+# %% ../nbs/20b_ekfac.ipynb #ee1538b1
 def scores(
     model: nn.Module,
     factors: Factors | None,  # not needed for "dot", "cosine", or a function that needs none
@@ -210,7 +210,7 @@ def scores(
     rank: int | None = None,  # keep this many singular vectors of each query
     damping: float | dict[str, float] | None = None,  # as in `precondition`
     modules: dict[str, nn.Module] | None = None,  # default: those of the factors or queries, else `track(model)`
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,  # tokens in a batch; default: what suits the device
     out: str | Path | None = None,  # folder: makes the pass resumable
     parts: int = 1,  # shares of the training items between two writes
 ):  # [Q, N]; a dict of these by module or layer; a list of [Q, T_n] or [layers, Q, T_n] by token
@@ -239,7 +239,7 @@ def scores(
     table = torch.cat(found, -1)
     return table[0] if per is None else dict(zip(order, table, strict=True))
 
-# %% ../nbs/20b_ekfac.ipynb #e94cb621
+# %% ../nbs/20b_ekfac.ipynb #c9aa7037
 def self_influence(
     model: nn.Module,
     factors: Factors,
@@ -247,7 +247,7 @@ def self_influence(
     task: Callable = language,
     *,
     damping: float | dict[str, float] | None = None,
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,  # tokens in a batch; default: what suits the device
 ) -> Tensor:  # [N], never negative
     "Influence of each item on itself: gᵀ (G + λ)⁻¹ g with EK-FAC, from squared gradients in the eigenbasis."
     modules = {n: m for n, m in model.named_modules() if n in factors.layers}

@@ -66,7 +66,7 @@ def rotate(x: Tensor, q: list[Tensor], back: bool = False) -> Tensor:
     cut = x.split([len(b) for b in q], -1)
     return torch.cat([part @ (b.mT if back else b) for part, b in zip(cut, q, strict=True)], -1)
 
-# %% ../nbs/20a_factors.ipynb #65914d3d
+# %% ../nbs/20a_factors.ipynb #40707ec1
 def add_squares(
     total: Tensor,  # (P, M), changed in place
     a: Tensor,  # (n, M), rotated
@@ -74,7 +74,7 @@ def add_squares(
     lengths: list[int],
 ) -> None:
     "Add the squared gradient of each item."
-    for _, g in outer(a, d, lengths, limit=1 << 21):
+    for _, g in outer(a, d, lengths):
         if len(g) == 1:
             total.addcmul_(g[0], g[0])
         else:
@@ -260,7 +260,7 @@ def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal:
                 add_squares(out[key], *pair, r.lengths)
     return out
 
-# %% ../nbs/20a_factors.ipynb #6da7940a
+# %% ../nbs/20a_factors.ipynb #05853a65
 def fit_factors(
     model: nn.Module,
     items: list,  # what the task takes; for `language`, see `texts`
@@ -274,7 +274,7 @@ def fit_factors(
     diagonal: bool = False,  # also fit the diagonal Fisher, for `estimator="diagonal"`
     groups: int = 1,  # shares of the layers, one after the other: less memory, more passes
     parts: int = 1,  # shares of the data between two writes to `out`
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,  # tokens in a batch; default: what suits the device
     memory: float = 4e9,  # bytes for the tape; above, passes are repeated
     out: str | Path | None = None,  # folder: makes the fit resumable; a finished one is loaded
 ) -> Factors:

@@ -232,12 +232,12 @@ def batches(items: list, batch_tokens: int) -> list[list[int]]:
         out[-1].append(i)
     return out
 
-# %% ../nbs/20_tape.ipynb #1a2c5904
+# %% ../nbs/20_tape.ipynb #bcfd3b1a
 class Recorder:
     "Iterates over (item numbers, tape) of all batches; a second look has fresh labels, from memory where it fits."
 
     def __init__(self, model, modules, items, task=language, *, numbers=None, labels="data", seed=0, draws=1,
-                 batch_tokens=1024, memory=4e9, desc="record"):  # fmt: skip
+                 batch_tokens=None, memory=4e9, desc="record"):  # fmt: skip
         if not items:
             raise AlignbookError("there are no items to record: give at least one")
         if draws < 1:
@@ -247,7 +247,9 @@ class Recorder:
         self.model, self.modules, self.items, self.task, self.desc = model, modules, items, task, desc
         self.numbers = list(range(len(items))) if numbers is None else numbers
         self.labels, self.seed, self.draws = labels, seed, draws if labels == "sampled" else 1
-        self.plan, self.memory = batches(items, batch_tokens), memory
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        self.plan = batches(items, batch_tokens or (256 if on_cpu else 8192))  # a processor's caches like small batches
+        self.memory = memory
         self.kept, self.seconds = [], 0.0
 
     def _targets(self, rows, look: int) -> list | None:
@@ -281,8 +283,8 @@ class Recorder:
             yield from ((rows, tape) for tape in (runs[: len(now)] if now else runs))
         self.kept = kept
 
-# %% ../nbs/20_tape.ipynb #00a0a19e
-def outer(a: Tensor, d: Tensor, lengths: list[int], limit: int = 1 << 23) -> Iterator[tuple[slice, Tensor]]:
+# %% ../nbs/20_tape.ipynb #ad4c6efd
+def outer(a: Tensor, d: Tensor, lengths: list[int], limit: int = 1 << 20) -> Iterator[tuple[slice, Tensor]]:
     "Sums of outer products by item, a few items at a time: (items, tensor [k, P, M]); the tensor is reused."
     P, M, B = d.shape[1], a.shape[1], len(lengths)
     step = max(1, min(B, limit // (P * M)))
@@ -312,7 +314,7 @@ def gradients(
     items: list,
     task: Callable = language,
     modules: dict[str, nn.Module] | None = None,  # default: `track(model)`
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,  # tokens in a batch; default: what suits the device
     turn: Callable | None = None,  # (layer, a, d) -> (a, d): a change of basis, cheaper here than on the gradient
 ) -> dict[str, Tensor]:  # layer -> [N, P, M]
     "Gradient of each item's log-likelihood (plus sign: the way up)."
