@@ -144,7 +144,7 @@ def add_up(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             dist.all_reduce(t)
     return tensors
 
-# %% ../nbs/20a_factors.ipynb #d25d5cc0
+# %% ../nbs/20a_factors.ipynb #4b9f020b
 def pack(tensors: dict[str, Tensor]) -> bytes:
     "A safetensors file in which a shared tensor is held once; its other names read `name@first`."
     from safetensors.torch import save
@@ -154,27 +154,27 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
     return save({k if k == n else f"{k}@{n}": tensors[k].contiguous().cpu() if k == n else torch.empty(0) for k, n in named.items()})
 
 
-def unpack(path: Path) -> dict[str, Tensor]:
+def unpack(path: Path, device="cpu") -> dict[str, Tensor]:
     "Tensors of a file made by `pack`. Raises `AlignbookError` if it is damaged."
     from safetensors.torch import load
 
     try:
-        held = load(path.read_bytes())
+        held = {k: t.to(device) for k, t in load(path.read_bytes()).items()}
         return {k.partition("@")[0]: held[k.partition("@")[2] or k] for k in held}
     except Exception as e:
         raise AlignbookError(f"{path} is damaged or not a factor file: delete it and run the fit again ({e})") from e
 
-# %% ../nbs/20a_factors.ipynb #a42065fb
+# %% ../nbs/20a_factors.ipynb #9cabb461
 def piece(out: Path | None, name: str, make: Callable[[], dict], like: Tensor) -> dict[str, Tensor]:
     "A finished piece of work from disk, or made now and written by the first process."
     if out is None:
         return make()
     path = out / f"{name}.safetensors"
-    ready = torch.tensor([float(path.exists())])
+    ready = torch.tensor([float(path.exists())], device=like.device)
     if world()[1] > 1:
         dist.broadcast(ready, 0)
     if ready.item():
-        return {k: v.to(like.device) for k, v in unpack(path).items()}
+        return unpack(path, like.device)
     tensors = make()
     if world()[0] == 0:
         atomic_write(path, pack(tensors))
@@ -203,7 +203,7 @@ def claim(out: Path | None, model: nn.Module, what: dict) -> None:
     elif world()[0] == 0:
         atomic_write(path, json.dumps(manifest, indent=1))
 
-# %% ../nbs/20a_factors.ipynb #b52c5d88
+# %% ../nbs/20a_factors.ipynb #d66200e3
 def _sources(tape: dict[str, Record]) -> dict[str, str]:
     "For each layer, the first layer that reads the same input."
     first: dict = {}
@@ -212,7 +212,8 @@ def _sources(tape: dict[str, Record]) -> dict[str, str]:
 
 def covariances(recorder: Recorder) -> dict[str, Tensor]:  # "a/<layer>", "s/<layer>", "tokens"
     "Sums over tokens of a aᵀ and d dᵀ, lower panels; layers that read the same input share one tensor."
-    out: dict = {"tokens": torch.zeros((), dtype=torch.float64)}
+    device = next(recorder.model.parameters()).device
+    out: dict = {"tokens": torch.zeros((), dtype=torch.int64, device=device)}
     for _, tape in recorder:
         source = _sources(tape)
         for name, r in tape.items():
@@ -260,7 +261,7 @@ def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal:
                 add_squares(out[key], *pair, r.lengths)
     return out
 
-# %% ../nbs/20a_factors.ipynb #05853a65
+# %% ../nbs/20a_factors.ipynb #e50807ee
 def fit_factors(
     model: nn.Module,
     items: list,  # what the task takes; for `language`, see `texts`
@@ -287,7 +288,7 @@ def fit_factors(
     if not 1 <= blocks <= narrow or min(groups, parts) < 1:
         raise AlignbookError(f"blocks must lie between 1 and {narrow}, groups and parts must be at least 1")
     groups, parts = min(groups, len(modules)), max(1, min(parts, len(items) // size))
-    what = dict(items=fingerprint(items), layers=list(modules), labels=labels, draws=draws, seed=seed, blocks=blocks,
+    what = dict(items=out and fingerprint(items), layers=list(modules), labels=labels, draws=draws, seed=seed, blocks=blocks,
                 diagonal=diagonal, parts=parts, groups=groups, processes=size)  # fmt: skip
     claim(out, model, what)
     layers, spent, tokens, names = {}, dict.fromkeys(STAGES, 0.0), 0, list(modules)
