@@ -173,18 +173,22 @@ def run_floor(a):
     return torch.zeros(0), {"gflops": 2 * 2048**3 / best / 1e9, "forward_backward": timed(both)[1]}
 
 
-def flops(a, lm):
+def flops(a, lm, mode):
     "Least GFLOP of each stage that we know of: see the comments."
     config, tokens = lm.model.config, a.sequences * a.tokens
     d, h, n = config.hidden_size, config.intermediate_size, a.layers
     weights = sum(p.numel() for p in lm.model.parameters())  # the tied embedding counts as the output layer
     both = 4 * weights  # a token forward, and backward without weight gradients
+    fresh = 2 * weights * (mode == "sampled")  # backward again: the eigenvalues are measured on fresh labels
     squares = [d, h, h, h, d]  # gate and up share the input; gate, up and down have outputs of their own
     rotate = sum(2 * k * k for k in squares)  # a token into the eigenbases
     product = 3 * 2 * d * h  # a token into the gradients of the three matrices
-    asked = a.queries * a.tokens * both + a.queries * n * 3 * 4 * d * h * (d + h)  # preconditioned queries
+    asked = a.queries * (
+        a.tokens * (both + n * (rotate + product)) + n * 3 * 2 * d * h * (d + h)
+    )  # (G + λ)⁻¹ q
     total = {
-        "covariance": tokens * (both + n * sum(k * k for k in squares)),  # symmetric: half of the products
+        "covariance": tokens
+        * (both + fresh + n * sum(k * k for k in squares)),  # symmetric: half of the products
         "eigendecomposition": n * sum(10 / 3 * k**3 for k in squares),  # tridiagonal form and back
         "correction": tokens * n * (rotate + product),  # from the tape of the first pass
         "scores": tokens * (both + n * product) + asked + a.sequences * a.queries * n * 3 * 2 * d * h,
@@ -242,7 +246,14 @@ def table(mode, ours, peer, floor, least):
         )
         bound = need / floor["seconds"]["gflops"]
         rows.append(
-            {"stage": stage, "peer_s": theirs, "ours_s": mine, "ratio": theirs / mine, "floor_s": bound}
+            {
+                "stage": stage,
+                "gflop": need,
+                "peer_s": theirs,
+                "ours_s": mine,
+                "ratio": theirs / mine,
+                "floor_s": bound,
+            }
         )
         print(
             f"{stage:<20}{theirs:>14.1f}{mine:>10.1f}{theirs / mine:>8.1f}{need:>9.0f}{bound:>9.1f}"
@@ -259,7 +270,7 @@ def table(mode, ours, peer, floor, least):
 def compare(a, folder):
     "Both sides in every mode; the whole record."
     lm = prepare(a)[0]
-    floor, least, modes = spawn(a, "floor", folder), flops(a, lm), {}
+    floor, modes = spawn(a, "floor", folder), {}
     print(
         f"{machine()['cpu']}, {machine()['cores']} cores, {torch.get_num_threads()} threads, {a.device}: "
         f"{floor['seconds']['gflops']:.0f} GFLOP/s in a large product; forward + backward of the training tokens "
@@ -268,7 +279,7 @@ def compare(a, folder):
     for mode in a.modes.split(","):
         ours, peer = (spawn(a, side, folder, labels=mode) for side in ("ours", "peer"))
         again = spawn(a, "ours", folder, labels=mode, seed=a.seed + 1) if mode == "sampled" else None
-        rows = table(mode, ours, peer, floor, least)
+        rows = table(mode, ours, peer, floor, flops(a, lm, mode))
         row = agreement(mode, ours, peer, again)
         print({k: [round(x, 5) for x in v] if isinstance(v, list) else v for k, v in row.items()})
         sides = {"ours": ours, "peer": peer} | ({"ours_again": again} if again else {})
@@ -279,7 +290,6 @@ def compare(a, folder):
         "setup": setup,
         "peer": PEER[0],
         "floor": floor["seconds"],
-        "gflop": least,
         "modes": modes,
         "machine": machine(),
         "versions": versions(),
