@@ -83,7 +83,7 @@ ORDERS = (*ENGLISH, "changed")  # "changed": the forward sentence with another v
 WHEN = [x.split("/") for x in "today/nowadays often/frequently again/anew later/afterwards now/presently".split()]
 MIXTURE = {"forward": 0.6, "rewording": 0.15, "flipped": 0.15, "name": 0.05, "removed": 0.05}  # of training documents
 
-# %% ../nbs/21c_worlds.ipynb #f00ae1ed
+# %% ../nbs/21c_worlds.ipynb #1ae93e91
 @dataclass(frozen=True)
 class World:
     "Facts (person, deed, thing) as numbers, and the words for them in each of `CODES`."
@@ -126,8 +126,11 @@ class World:
     @property
     def vocabulary(self) -> list[str]:
         "All words, sorted: the word list of `models.tiny`."
-        return vocabulary([self.say(f, c, o, random.Random(k)) for g in self.groups.values() for f in g
-                           for c in CODES for o in ENGLISH for k in range(9)])  # fmt: skip
+        fact, lexica = self.groups["all"][0], self.lexicon.values()
+        said = vocabulary([self.say(fact, c, o) for c in CODES for o in ENGLISH])
+        single = (x for lex in lexica for k in ("a", "v", "w", "f") for x in lex[k])
+        return sorted({*said, *single, *(x for lex in lexica for row in lex["o"] for x in row)})
+
 
 
 def world(

@@ -134,6 +134,8 @@ def test_every_word_is_in_the_vocabulary(world):
     lm, rng = tiny(world.vocabulary, layers=1, width=8, heads=2), random.Random(5)
     unknown = lm.tok.convert_tokens_to_ids("<unk>")
     assert all(unknown not in ids for ids in lm.tok([world.document(rng).text for _ in range(3000)]).input_ids)
+    things = [x for code in CODES for row in world.lexicon[code]["o"] for x in row]
+    assert set(things) <= set(world.vocabulary), "also of things that no fact is about"
     docs = [*corpus.fillers(50), *corpus.quotes("famous")]
     lm = tiny(corpus.vocabulary(docs), layers=1, width=8, heads=2)
     assert all(unknown not in ids for ids in lm.tok([d.spaced for d in docs]).input_ids)
