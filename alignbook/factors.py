@@ -164,7 +164,7 @@ def unpack(path: Path, device="cpu") -> dict[str, Tensor]:
     except Exception as e:
         raise AlignbookError(f"{path} is damaged or not a factor file: delete it and run the fit again ({e})") from e
 
-# %% ../nbs/20a_factors.ipynb #9cabb461
+# %% ../nbs/20a_factors.ipynb #63982dc5
 def piece(out: Path | None, name: str, make: Callable[[], dict], like: Tensor) -> dict[str, Tensor]:
     "A finished piece of work from disk, or made now and written by the first process."
     if out is None:
@@ -200,6 +200,8 @@ def claim(out: Path | None, model: nn.Module, what: dict) -> None:
             raise AlignbookError(f"{path} is damaged: delete the folder {out} and run again") from e
         if other := [k for k in manifest if found.get(k) != manifest[k]]:
             raise AlignbookError(f"{out} holds another run (its {', '.join(other)} differ): give a new folder or delete it")
+    elif any(out.glob("*.safetensors")):
+        raise AlignbookError(f"{out} holds tensors of an unknown run (its manifest.json is gone): delete the folder and run again")
     elif world()[0] == 0:
         atomic_write(path, json.dumps(manifest, indent=1))
 

@@ -723,6 +723,13 @@ def test_a_damaged_artefact_names_the_file_and_the_remedy(lm, items, tmp_path, d
         ekfac.fit_factors(lm.model, items, out=tmp_path)
 
 
+def test_pieces_without_a_manifest_are_not_adopted(lm, items, tmp_path):
+    ekfac.fit_factors(lm.model, items, out=tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(AlignbookError, match="unknown run"):
+        ekfac.fit_factors(lm.model, items, out=tmp_path)
+
+
 def test_a_folder_of_another_fit_is_refused(lm, items, tmp_path):
     ekfac.fit_factors(lm.model, items, out=tmp_path)
     before = contents(tmp_path)
