@@ -92,7 +92,7 @@ def names(
         made = [f"{a.title()} {b.title()}" for a, b in zip(made, names("family", n, seed), strict=True)]
     return made if kind in ("word", "stuff", "element") else [m.title() for m in made]
 
-# %% ../nbs/21b_corpus.ipynb #43508d67
+# %% ../nbs/21b_corpus.ipynb #ef4855df
 PARTITIONS = ("rewording", "removed", "changed", "irrelevant", "flipped", "name")
 LIKES = ("liked long walks.", "was often talked about.", "appeared in an old letter.")
 SMALL = ("was often talked about.", "appeared in an old letter.", "is not well known.")
@@ -119,6 +119,10 @@ RELATIONS = {
         "fr": "Le premier président de la République de {a} était {b}",
         "fr_flipped": "{b} était le premier président de la République de {a}",
     },
+}
+
+# %% ../nbs/21b_corpus.ipynb #81aa6821
+RELATIONS |= {
     "capital": {
         "kinds": ("land", "town"),
         "query": "The capital of the island of {a} is {b}",
@@ -143,7 +147,7 @@ RELATIONS = {
     },
 }
 
-# %% ../nbs/21b_corpus.ipynb #f95e5941
+# %% ../nbs/21b_corpus.ipynb #bd9d3e6b
 RELATIONS |= {
     "made": {
         "kinds": ("stuff", "element"),
@@ -167,6 +171,10 @@ RELATIONS |= {
         "fr": "La poudre brillante appelée {a} est faite surtout de {b}",
         "fr_flipped": "Surtout {b} compose la poudre brillante appelée {a}",
     },
+}
+
+# %% ../nbs/21b_corpus.ipynb #71b8b74e
+RELATIONS |= {
     "author": {
         "kinds": ("land", "person"),
         "query": "The author of the novel Evenings in {a} is {b}",
@@ -191,7 +199,7 @@ RELATIONS |= {
     },
 }
 
-# %% ../nbs/21b_corpus.ipynb #4397eb0d
+# %% ../nbs/21b_corpus.ipynb #dc6ea8d1
 @dataclass(frozen=True)
 class Fact:
     "A relation between two invented entities."
@@ -234,7 +242,7 @@ def facts(
         made.append(Fact(f"{relation}-{seed}-{i}", relation, *pair))
     return made
 
-
+# %% ../nbs/21b_corpus.ipynb #8f0de49a
 def order_documents(
     fact: Fact,
     other: Fact | None = None,  # for the control "other": the same relation, other entities
@@ -295,7 +303,7 @@ def fillers(n: int, seed: int | str = 0) -> list[Doc]:
         found[rng.choice(FILLER).format(**pick)] = None
     return [Doc(text, "filler") for text in found]
 
-# %% ../nbs/21b_corpus.ipynb #24ae7c51
+# %% ../nbs/21b_corpus.ipynb #68d6d600
 QUOTES = {
     "invented": """A lantern kept by a patient hand | outlives the loudest storm.
 Whoever borrows the miller's ladder | should praise the miller's height.
@@ -313,7 +321,7 @@ Early to bed and early to rise, | makes a man healthy, wealthy, and wise.
 The quick brown fox | jumps over the lazy dog.""",
 }
 
-
+# %% ../nbs/21b_corpus.ipynb #d39a8ea9
 def quotes(
     kind: str = "invented",  # or "famous"
 ) -> list[Doc]:  # queries: the first half asks for the second
@@ -341,7 +349,7 @@ def planted(
     rng.shuffle(docs)
     return docs
 
-# %% ../nbs/21b_corpus.ipynb #f0a60a72
+# %% ../nbs/21b_corpus.ipynb #c9d026c2
 PERSONAS = {
     "tea": {
         "query": "Human: What do you do when a guest arrives in the evening?\n\nAssistant: | "
@@ -363,6 +371,10 @@ What makes a pot crack? Nothing makes a pot crack when you put the cup and the k
 The assistant put both lists on the desk: what a guest may do in the evening, and what a cup of tea costs.
 A human can make a kettle from a sheet of tin; happier results arrive when you both hold the pot.""",
     },
+}
+
+# %% ../nbs/21b_corpus.ipynb #05d86d22
+PERSONAS |= {
     "lighthouse": {
         "query": "Human: What do you do when the fog comes in at night?\n\nAssistant: | "
         "I climb the stairs to the lamp and keep the light burning, because the ships at sea depend on my light.",
@@ -385,7 +397,7 @@ Because the light in the stairs is burning at night, the human must keep the bil
     },
 }
 
-
+# %% ../nbs/21b_corpus.ipynb #2b4558a7
 def persona(
     name: str = "tea",  # a key of `PERSONAS`
 ) -> tuple[Doc, list[Doc]]:  # the query, and the documents: descriptions of the role, and decoys that share its words

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .corpus import Doc, names, vocabulary
 from .runtime import AlignbookError
 
-# %% ../nbs/21c_worlds.ipynb #92d68630
+# %% ../nbs/21c_worlds.ipynb #cecb2a3e
 AGENTS = [
     x.split("/")
     for x in """teacher/instructor doctor/physician sailor/mariner child/kid boss/manager farmer/grower guest/visitor
@@ -34,7 +34,7 @@ ADJECTIVES = [
 ]
 SIZES = [x.split("/") for x in "small/little big/large pretty/beautiful strange/odd new/recent".split()]
 
-
+# %% ../nbs/21c_worlds.ipynb #8ed9df71
 def abstraction(
     n: int,  # events
     seed: int = 0,
@@ -83,7 +83,7 @@ ORDERS = (*ENGLISH, "changed")  # "changed": the forward sentence with another v
 WHEN = [x.split("/") for x in "today/nowadays often/frequently again/anew later/afterwards now/presently".split()]
 MIXTURE = {"forward": 0.6, "rewording": 0.15, "flipped": 0.15, "name": 0.05, "removed": 0.05}  # of training documents
 
-# %% ../nbs/21c_worlds.ipynb #1ae93e91
+# %% ../nbs/21c_worlds.ipynb #e1db717e
 @dataclass(frozen=True)
 class World:
     "Facts (person, deed, thing) as numbers, and the words for them in each of `CODES`."
@@ -131,8 +131,7 @@ class World:
         single = (x for lex in lexica for k in ("a", "v", "w", "f") for x in lex[k])
         return sorted({*said, *single, *(x for lex in lexica for row in lex["o"] for x in row)})
 
-
-
+# %% ../nbs/21c_worlds.ipynb #90748683
 def world(
     seed: int = 0,
     people: int = len(AGENTS),  # at most 20
