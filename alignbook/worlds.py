@@ -83,7 +83,7 @@ ORDERS = (*ENGLISH, "changed")  # "changed": the forward sentence with another v
 WHEN = [x.split("/") for x in "today/nowadays often/frequently again/anew later/afterwards now/presently".split()]
 MIXTURE = {"forward": 0.6, "rewording": 0.15, "flipped": 0.15, "name": 0.05, "removed": 0.05}  # of training documents
 
-# %% ../nbs/21c_worlds.ipynb #e1db717e
+# %% ../nbs/21c_worlds.ipynb #95df1622
 @dataclass(frozen=True)
 class World:
     "Facts (person, deed, thing) as numbers, and the words for them in each of `CODES`."
@@ -106,17 +106,15 @@ class World:
         (a, v, o), rng, lex = fact, rng or random.Random(0), self.lexicon[code]
         frame = (ENGLISH if code in CODES[:2] else ABROAD)["forward" if order == "changed" else order]
         verb = (v + 1) % len(lex["v"]) if order == "changed" else v
-        pick = [self.lexicon[rng.choice(CODES[:2]) if mix else code] for _ in range(3)]
-        thing = pick[2]["o"][v][o]
-        text = frame.format(a=pick[0]["a"][a], v=pick[1]["v"][verb], o=thing, w=rng.choice(lex["w"]), the=lex["the"], f=lex["f"])
-        end = " " + thing if completion else ""
-        if completion:
-            text = text[: text.index(end + " ")] + end
+        one, two, three = (self.lexicon[rng.choice(CODES[:2]) if mix else code] for _ in range(3))
+        slots = dict(a=one["a"][a], v=two["v"][verb], o=three["o"][v][o], w=rng.choice(lex["w"]), the=lex["the"], f=lex["f"])
+        text, end = frame.format(**slots), " " + slots["o"] if completion else ""
+        text = text[: text.index(end + " ")] + end if completion else text
         return Doc(text, "world", f"{a}-{v}", self.lexicon["en"]["v"][v], order, code, end)
 
     def document(self, rng: random.Random) -> Doc:
         "A training document: any fact but the new ones, in a tongue and an order drawn at random."
-        group = rng.choices(list(GROUPS)[:4], [GROUPS[g] for g in list(GROUPS)[:4]])[0]
+        group = rng.choices(list(GROUPS)[:4], list(GROUPS.values())[:4])[0]
         code = rng.choice(("en", "en", "near", "far")) if group == "all" else group
         order = rng.choices(list(MIXTURE), MIXTURE.values())[0]
         if group == "all" and code == "en":
