@@ -221,7 +221,7 @@ def record(
             runs.append(run)
     return runs
 
-# %% ../nbs/20_tape.ipynb #e300a8cd
+# %% ../nbs/20_tape.ipynb #f7e18765
 def batches(items: list, batch_tokens: int) -> list[list[int]]:
     "Item numbers, batch by batch: like lengths together, at most `batch_tokens` with padding (or one item)."
     size = [len(x.ids) if isinstance(x, Text) else 1 for x in items]
@@ -232,7 +232,13 @@ def batches(items: list, batch_tokens: int) -> list[list[int]]:
         out[-1].append(i)
     return out
 
-# %% ../nbs/20_tape.ipynb #bcfd3b1a
+
+def _drawn(r: "Recorder", rows: list[int], look: int) -> list[Callable]:
+    "Functions that sample targets, one for each draw; seeds go by item."
+    seeds = [[(r.seed, look, k, r.numbers[i]) for i in rows] for k in range(r.draws)]
+    return [lambda out, s=s: out.sample(s) for s in seeds]
+
+# %% ../nbs/20_tape.ipynb #f169450e
 class Recorder:
     "Iterates over (item numbers, tape) of all batches; a second look has fresh labels, from memory where it fits."
 
@@ -252,12 +258,6 @@ class Recorder:
         self.memory = memory
         self.kept, self.seconds = [], 0.0
 
-    def _targets(self, rows, look: int) -> list | None:
-        if self.labels == "data":
-            return None
-        seeds = [[(self.seed, look, k, self.numbers[i]) for i in rows] for k in range(self.draws)]
-        return [lambda out, s=s: out.sample(s) for s in seeds]
-
     def _run(self, rows, targets) -> list[dict[str, Record]]:
         begun = time.perf_counter()
         runs = record(self.model, self.modules, [self.items[i] for i in rows], self.task, targets)
@@ -274,9 +274,9 @@ class Recorder:
             return
         room, kept = self.memory if number == 1 else 0, []
         for rows in progress(self.plan, desc=self.desc):
-            now = self._targets(rows, number)
-            ahead = self._targets(rows, 2) if now and room > 0 else []
-            runs = self._run(rows, now and now + ahead)
+            now, ahead = (self.labels == "sampled" and _drawn(self, rows, look) for look in (number, 2))
+            ahead = ahead if now and room > 0 else []
+            runs = self._run(rows, now + ahead if now else None)
             later = runs[len(now) :] if ahead else runs
             room -= sum({id(t): t.nbytes for tape in later for r in tape.values() for t in r[:2]}.values())
             kept = [*kept, *((rows, tape) for tape in later)] if room > 0 else []
