@@ -240,12 +240,15 @@ def test_proximal_response_is_the_exact_inverse_in_the_limit(lm):
 
 def test_minimiser_on_a_curved_valley():
     def rosenbrock(v):
-        v = v.clone().requires_grad_()
-        f = (1 - v[0]) ** 2 + 100 * (v[1] - v[0] ** 2) ** 2
-        return f.detach(), torch.autograd.grad(f, v)[0]
+        v = v.detach().requires_grad_()
+        f = (1 - v[:, 0]) ** 2 + 100 * (v[:, 1] - v[:, 0] ** 2) ** 2
+        return f.detach(), torch.autograd.grad(f.sum(), v)[0]
 
-    x, left, steps = lbfgs(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), tol=1e-9)
-    assert torch.allclose(x, torch.ones(2, dtype=F64), atol=1e-6) and steps < 100
+    starts = torch.tensor([[-1.2, 1.0], [0.0, 0.0], [2.0, -3.0]], dtype=F64)
+    x, left, steps = lbfgs(rosenbrock, starts, tol=1e-9)
+    assert torch.allclose(x, torch.ones(3, 2, dtype=F64), atol=1e-6) and int(steps.max()) < 100
+    alone = [lbfgs(rosenbrock, s[None], tol=1e-9) for s in starts]
+    assert [int(a[2]) for a in alone] == steps.tolist(), "neighbours do not disturb each other"
 
 
 def test_mistakes_are_named():
