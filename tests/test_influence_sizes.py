@@ -82,6 +82,7 @@ def test_trend_finds_a_slope_and_leaves_out_sizes_that_did_not_learn():
         for seed in range(5):
             value = 9.0 if width == 8 else 0.1 * np.log10(parameters) + 0.01 * rng.normal()
             rows.append(dict(width=width, parameters=parameters, known=known, seed=seed, steps=10, share=value))
+            rows.append(rows[-1] | dict(known=0.1, steps=0, share=-9.0))  # before training: must change nothing
     df = pd.DataFrame(rows)
     found = ladder.trend(df, "share")
     assert found["lo"] < 0.1 < found["hi"] and found["lo"] > 0.05 and found["n"] == 5

@@ -160,7 +160,7 @@ def influence_rows(s: LadderSettings, width: int, seed: int, steps: int, asked: 
         })  # fmt: skip
     return rows
 
-# %% ../../nbs/24_influence_sizes.ipynb #47d9afc1
+# %% ../../nbs/24_influence_sizes.ipynb #0a87c731
 ORDERS = ("forward", "rewording", "removed", "changed", "flipped", "name")
 
 
@@ -171,7 +171,8 @@ def ladder_cells(s) -> list[dict]:
 
 def trend(df, value: str) -> dict:
     "Slope of a column against log10 parameters, over trained sizes that know four in five facts; worlds are resampled."
-    df = df[(df.steps > 0) & (df.known.groupby(df.width).transform("mean") >= 0.8)]
+    df = df[df.steps > 0]
+    df = df[df.known.groupby(df.width).transform("mean") >= 0.8]
     if df.width.nunique() < 2:
         return {"value": None, "n": 0}
     xy = np.stack([np.log10(df.parameters), df[value]], 1)
