@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .runtime import AlignbookError, progress
 from .tape import Outputs, language, track, weight_view
 
-# %% ../nbs/21_influence.ipynb #ae5c3fa8
+# %% ../nbs/21_influence.ipynb #1a9f6758
 Grads = dict[str, Tensor]  # layer -> [N, P, M], bias as last column
 
 
@@ -60,7 +60,7 @@ def _function(model, task, modules, items) -> Callable[[Grads], Tensor]:
     net = TaskNet(model, task)
     return lambda weights: functional_call(net, _parameters(modules, weights), (items,))
 
-
+# %% ../nbs/21_influence.ipynb #8881ad8b
 @contextmanager
 def exact_kernels(model: nn.Module) -> Iterator[None]:
     "Eval mode, and attention that can be differentiated twice."
@@ -98,7 +98,7 @@ def in_double(model: nn.Module) -> nn.Module:
             out.set_submodule(name, norm)
     return out
 
-# %% ../nbs/21_influence.ipynb #0575af1d
+# %% ../nbs/21_influence.ipynb #0641956b
 def _curvature(out: Outputs, z: Tensor, dz: Tensor) -> Tensor:
     "H dz at the counted positions."
     if not out.targets.is_floating_point():
@@ -106,23 +106,19 @@ def _curvature(out: Outputs, z: Tensor, dz: Tensor) -> Tensor:
         dz = p * (dz - (p * dz).sum(-1, keepdim=True))
     return dz * out.counted[..., None]
 
-
+# %% ../nbs/21_influence.ipynb #cc429a41
 class FisherProduct:
     "The exact Gauss-Newton (= true Fisher) matrix of some items at the model's present weights, as a product."
 
     def __init__(
-        self,
-        model: nn.Module,
-        items: list,
-        task: Callable = language,
+        self, model: nn.Module, items: list, task: Callable = language,
         modules: dict[str, nn.Module] | None = None,  # default: `track(model)`
         batch: int = 64,  # items at a time
-    ):
+    ):  # fmt: skip
         if not items:
             raise AlignbookError("there are no items to take the curvature of: give at least one")
         self.model, self.items, self.task, self.batch = model, list(items), task, batch
-        self.modules = modules or track(model)
-        self.weights = matrices(self.modules)
+        self.modules, self.weights = modules or track(model), matrices(modules or track(model))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -140,11 +136,10 @@ class FisherProduct:
                 items = [self.items[i] for i in rows[at : at + self.batch]]
                 every = _function(self.model, self.task, self.modules, items)
                 out = self.task(self.model, items)
+                logits = lambda w, every=every: every({**self.weights, **w})  # noqa: E731
 
-                def one(v, out=out, every=every):
-                    logits = lambda w: every({**self.weights, **w})  # noqa: E731
-                    z, dz = jvp(logits, (own,), (v,))
-                    return vjp(logits, own)[1](_curvature(out, z, dz))[0]
+                def one(v, out=out, logits=logits):
+                    return vjp(logits, own)[1](_curvature(out, *jvp(logits, (own,), (v,))))[0]
 
                 for n, part in vmap(one)(grads).items():
                     total[n] += part / len(rows)
@@ -257,7 +252,7 @@ def lissa(
         total = {n: total[n] + v[n] / (scale * repeats) for n in v}
     return total
 
-# %% ../nbs/21_influence.ipynb #4aab541f
+# %% ../nbs/21_influence.ipynb #20011fbd
 Point = tuple[Tensor, Tensor]  # values [S], gradients [S, D]
 
 
@@ -281,7 +276,7 @@ def _search(fn, x: Tensor, here: Point, q: Tensor, live: Tensor) -> tuple[Tensor
         step = torch.where(open_, torch.where(high < math.inf, (low + high) / 2, 2 * low), step)
     return step, new
 
-
+# %% ../nbs/21_influence.ipynb #a0633acf
 def lbfgs(
     fn: Callable[[Tensor], Point],  # points [S, D] -> values [S], gradients [S, D]
     start: Tensor,  # [S, D], one row for each problem
@@ -315,7 +310,7 @@ def lbfgs(
         x, here, taken = x + s, new, taken + live.cpu()
     return x, here[1].norm(dim=1) / first, taken
 
-# %% ../nbs/21_influence.ipynb #3eade884
+# %% ../nbs/21_influence.ipynb #00b11af2
 @dataclasses.dataclass
 class Response:
     "What happens to each query when each item is weighted up a little."
@@ -334,10 +329,9 @@ def _bregman(out: Outputs, z: Tensor, z0: Tensor) -> Tensor:
         each = z.logsumexp(-1) - z0.logsumexp(-1) - (z0.softmax(-1) * (z - z0)).sum(-1)
     return (each * out.counted).sum(-1)
 
-
+# %% ../nbs/21_influence.ipynb #fe631551
 def pbrf(
-    model: nn.Module,
-    items: list,  # the training set of the first term
+    model: nn.Module, items: list,  # the training set of the first term
     train: list,  # the items that are weighted up, one after the other
     queries: list,
     task: Callable = language,
@@ -346,8 +340,7 @@ def pbrf(
     damping: float | dict[str, float],  # lambda of the third term, one number or one for each layer
     epsilon: float | None = None,  # default: 1 / len(items), one more copy of the item
     precondition: Callable[[Grads], Grads] | None = None,  # speeds the minimiser up
-    tol: float = 1e-5,
-    steps: int = 200,
+    tol: float = 1e-5, steps: int = 200,  # of the minimiser
     batch: int = 64,  # items whose problems are solved side by side
     strict: bool = True,  # False: an item that does not converge gets nan instead of an error
 ) -> Response:
@@ -356,27 +349,26 @@ def pbrf(
     epsilon, like = epsilon or 1 / len(items), {n: w[None] for n, w in matrices(modules).items()}
     x0, inverse = flatten(like), precondition and (lambda v: flatten(precondition(unflatten(v, like))))
     ridge = torch.cat([torch.full_like(w.flatten(), _at(damping, n)) for n, w in like.items()])
-    done = []
+    weights, done = lambda x: {n: v[0] for n, v in unflatten(x[None], like).items()}, []
     with exact_kernels(model), torch.no_grad():
         for at in progress(range(0, len(train), batch), desc="response"):
             chosen = train[at : at + batch]
             both, there = task(model, [*items, *chosen]), task(model, queries)
             every, asked = (_function(model, task, modules, v) for v in ([*items, *chosen], queries))
-            weights = lambda x: {n: v[0] for n, v in unflatten(x[None], like).items()}  # noqa: E731
 
-            def value(x, one, both=both, every=every, weights=weights):
+            def value(x, one, both=both, every=every):
                 z = every(weights(x))
                 near = _bregman(both, z, both.logits)[: len(items)].mean() + 0.5 * (ridge * (x - x0[0]).square()).sum()
                 return near - epsilon * (one * dataclasses.replace(both, logits=z).logp()[len(items) :]).sum()
 
-            ones = torch.eye(len(chosen), dtype=x0.dtype, device=x0.device)
-            both_ways = vmap(grad_and_value(value))
-            x, left, taken = lbfgs(lambda x: both_ways(x, ones)[::-1], x0.repeat(len(chosen), 1), inverse, tol, steps)  # noqa: B023
+            ones, slope = torch.eye(len(chosen)).to(x0), vmap(grad_and_value(value))
+            fn = lambda x, f=slope, ones=ones: f(x, ones)[::-1]  # noqa: E731
+            x, left, taken = lbfgs(fn, x0.repeat(len(chosen), 1), inverse, tol, steps)
             logp = vmap(lambda x: dataclasses.replace(there, logits=asked(weights(x))).logp())(x)  # noqa: B023
             done.append(((logp - there.logp()) / epsilon, left, taken))
     change, left, taken = (torch.cat(v) for v in zip(*done, strict=True))
-    lost = ~(left <= 100 * tol)
-    if strict and bool(lost.any()):
-        raise AlignbookError(f"a response did not converge (gradient left: {float(left.max()):.1g}): give more steps or damping, or a smaller epsilon")
+    lost, worst = ~(left <= 100 * tol), float(left.max())
+    if strict and lost.any():
+        raise AlignbookError(f"a response did not converge (gradient left: {worst:.1g}): give more steps or damping, or a smaller epsilon")
     change[lost] = torch.nan
     return Response(change.T, epsilon, left, taken)

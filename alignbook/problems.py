@@ -77,24 +77,24 @@ def sentences(n: int, rng) -> list[Text]:
         out.append(Text(tuple(ids[w] for w in words)))
     return out
 
-# %% ../nbs/21e_problems.ipynb #201891c9
+# %% ../nbs/21e_problems.ipynb #4e8fe67c
 @dataclass(frozen=True)
 class InfluenceSettings(Settings):
     "Small problems with exact answers; `seeds` counts splits, each with a training of its own."
 
     model: str = "scratch"
     seeds: int = 2
-    data: tuple = ("blobs", "waves", "grammar")
+    data: tuple = ("waves", "grammar")
     items: int = 32  # training items, at most
     queries: int = 4
-    measured: int = 6  # training items whose response is measured
+    measured: int = 4  # training items whose response is measured
     width: int = 4
     steps: int = 40  # of the training
     draws: int = 2  # label samplings of each item in the fit
-    copies: float = 0.1  # how much of one more copy the response is measured for
+    copies: float = 0.02  # how much of one more copy the response is measured for
     COLUMNS = {
         "cpu": dict(
-            seeds=5, data=("mnist", "wine", "mpg", "grammar"), items=300, queries=10, measured=40, width=16, steps=200, draws=4
+            seeds=5, data=("mnist", "wine", "mpg", "grammar"), items=300, queries=10, measured=40, width=16, steps=200, draws=4, copies=0.1
         )
     }  # fmt: skip
 
@@ -136,7 +136,7 @@ def problem(name: str, s: InfluenceSettings, split: int) -> Problem:
     make, options = partial(mlp, x.shape[1], s.width, outputs), dict(steps=s.steps, lr=1e-2, weight_decay=1.0)
     return Problem(make, pick(order[:most]), pick(order[most : most + s.queries]), supervised, "", options)
 
-# %% ../nbs/21e_problems.ipynb #7ca10e8e
+# %% ../nbs/21e_problems.ipynb #293ac412
 @dataclass(frozen=True)
 class Fitted:
     "A problem with its trained network, its factors, and one damping for every method."
@@ -180,7 +180,7 @@ class Fitted:
         "The exact damped inverse, as an estimator."
         return unflatten(flatten(grads) @ self.inverse, grads)
 
-
+# %% ../nbs/21e_problems.ipynb #b414e7ae
 def fit(p: Problem, seed: int, draws: int) -> Fitted:
     "Train one network on all items of a problem and fit the factors."
     model = in_double(retrain(p.make, p.items, [range(len(p.items))], p.task, seeds=seed, **p.options).model(0))

@@ -22,7 +22,7 @@ from .influence import TaskNet, exact_kernels
 from .runtime import AlignbookError, progress
 from .tape import language
 
-# %% ../nbs/21d_retraining.ipynb #7d673174
+# %% ../nbs/21d_retraining.ipynb #ebf08719
 class Retrained:
     "A stack of S trained networks."
 
@@ -44,7 +44,7 @@ class Retrained:
                 p.copy_(self.weights[name][s])
         return out.model
 
-
+# %% ../nbs/21d_retraining.ipynb #861348b4
 def retrain(
     make: Callable[[int], nn.Module],  # seed -> an untrained network; all of the same shape
     items: list,

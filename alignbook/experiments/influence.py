@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LADDER', 'SIMPLE', 'ALL', 'RATIOS', 'CUTS', 'LadderSettings', 'ClockSettings', 'BlockSettings', 'RankSettings',
            'start', 'grid', 'metric', 'means', 'correlations', 'recomposed', 'off', 'exp_ladder', 'response_metrics',
-           'exp_pbrf', 'exp_damping', 'seconds', 'exp_clock', 'passages', 'exp_rank', 'rank_metrics', 'exp_blocks']
+           'exp_pbrf', 'exp_damping', 'seconds', 'exp_clock', 'passages', 'rank_metrics', 'exp_rank', 'exp_blocks']
 
 # %% ../../nbs/22_influence_results.ipynb #76e98c03
 import itertools
@@ -23,7 +23,7 @@ from ..problems import WORDS, Fitted, InfluenceSettings, fitted, sentences
 from ..runtime import Settings, experiment, note
 from ..tape import Text, gradients, texts, track
 
-# %% ../../nbs/22_influence_results.ipynb #bf841ab0
+# %% ../../nbs/22_influence_results.ipynb #a76ba7b9
 @dataclass(frozen=True)
 class LadderSettings(InfluenceSettings):
     "One decoder whose whole Gauss-Newton matrix is formed."
@@ -62,11 +62,11 @@ class RankSettings(Settings):
     ranks: tuple = (1, 2, 4, 8)
     COLUMNS = {
         "cpu": dict(
-            model="smollm2-135m", items=50, queries=8, tokens=48, layers=r"\.(8|22)\.mlp", ranks=(1, 2, 4, 8, 16, 32, 64, 128)
+            model="smollm2-135m", items=40, queries=8, tokens=48, layers=r"\.(8|22)\.mlp", ranks=(1, 2, 4, 8, 16, 32, 64, 128)
         )
     }  # fmt: skip
 
-# %% ../../nbs/22_influence_results.ipynb #03602888
+# %% ../../nbs/22_influence_results.ipynb #a23531dd
 def start(name: str, s: InfluenceSettings, seed: int) -> Fitted:
     "A fitted problem, noted for the record."
     f = fitted(name, s, seed)
@@ -85,12 +85,14 @@ def metric(i: stats.Interval, unit: str = "") -> dict:
     return {"value": i.value, "lo": i.lo, "hi": i.hi, "n": i.n, "unit": unit}
 
 
-def means(df, by: list[str], value: str, unit: str = "") -> dict:
-    "Mean of a column for each group, resampled by split."
-    out = {}
+def means(df, by: list[str], value: str, unit: str = "", log: bool = False) -> dict:
+    "Mean of a column for each group (geometric if `log`), resampled by split; correlations end at -1 and 1."
+    out, corr = {}, unit in ("Pearson", "Spearman")
     for key, g in df.groupby(by, sort=False):
-        found = stats.bootstrap(g[value].to_numpy(float), cluster=g.seed.to_numpy(), n_boot=1000)
-        out["/".join(f"{k:g}" if isinstance(k, float) else str(k) for k in key)] = metric(found, unit)
+        x = np.log(g[value].to_numpy(float)) if log else g[value].to_numpy(float)
+        i = stats.bootstrap(x, cluster=g.seed.to_numpy(), n_boot=1000)
+        ends = np.exp(i[:3]) if log else np.clip(i[:3], -1, 1) if corr else i[:3]
+        out["/".join(f"{k:g}" if isinstance(k, float) else str(k) for k in key)] = metric(stats.Interval(*map(float, ends), i.n), unit)
     return out
 
 
@@ -103,7 +105,7 @@ def correlations(df, truth: str, estimators: list[str], by: tuple = ("data", "se
             rows.append(dict(zip(keys, key, strict=True)) | {"estimator": e, "r": r})
     return type(df)(rows)
 
-# %% ../../nbs/22_influence_results.ipynb #3671b928
+# %% ../../nbs/22_influence_results.ipynb #a25af28c
 LADDER = ("identity", "diagonal", "kfac", "ekfac")
 
 
@@ -128,11 +130,11 @@ def off(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     summarise=lambda df, s: {
         f"{kind}/{k}": v
         for kind in ("matrix", "product", "whole")
-        for k, v in means(df.dropna(subset=[kind]), ["estimator"], kind, "relative error").items()
+        for k, v in means(df.dropna(subset=[kind]), ["estimator"], kind, "relative error", log=True).items()
     },
     claim="E1",
     paper={"claim": "EK-FAC is a better fit to the Gauss-Newton Hessian than K-FAC", "value": "by construction", "figure": "Eq. 20"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.4},
 )
 def exp_ladder(s, data, seed):
     "Relative errors of the curvature of each layer, and of inverse products by layer and for all layers together."
@@ -150,7 +152,7 @@ def exp_ladder(s, data, seed):
         rows.append(dict(estimator=e, layer="all", matrix=np.nan, product=np.nan, whole=float(off(flatten(found), whole).mean())))
     return rows
 
-# %% ../../nbs/22_influence_results.ipynb #e85187e4
+# %% ../../nbs/22_influence_results.ipynb #c6c3b8be
 SIMPLE = ("dot", "cosine", "diagonal", "kfac", "ekfac")
 ALL = (*SIMPLE, "lissa", "block", "exact")
 
@@ -168,7 +170,7 @@ def response_metrics(df) -> dict:
     summarise=lambda df, s: response_metrics(df),
     claim="E2",
     paper={"claim": "EK-FAC agrees with the PBRF as well as LiSSA, and better than dot products", "value": "six of six tasks", "figure": "6"},
-    minutes={"cpu": 3},
+    minutes={"cpu": 1.6},
 )
 def exp_pbrf(s, data, seed):
     "Scores of every method beside the response to a bit more and a bit less of each item."
@@ -186,7 +188,7 @@ def exp_pbrf(s, data, seed):
     place = itertools.product(range(len(p.queries)), range(len(train)))
     return [{"query": q, "item": int(rows[m]), **{k: float(v[q, m]) for k, v in found.items()}} for q, m in place]
 
-# %% ../../nbs/22_influence_results.ipynb #b5b1721c
+# %% ../../nbs/22_influence_results.ipynb #07f86ae9
 RATIOS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
@@ -196,7 +198,7 @@ RATIOS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
     summarise=lambda df, s: means(df.dropna(), ["data", "estimator", "ratio"], "r", "Pearson"),
     claim="E2",
     paper={"claim": "damping of 0.1 x mean eigenvalue", "value": "one value, no sweep", "figure": "§5"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.4},
 )
 def exp_damping(s, data, seed):
     "Correlation with the exact inverse when both use the same multiple of the mean eigenvalue."
@@ -214,7 +216,7 @@ def exp_damping(s, data, seed):
                 rows.append({"estimator": name, "ratio": ratio, "query": q, "r": r})
     return rows
 
-# %% ../../nbs/22_influence_results.ipynb #7e065bb4
+# %% ../../nbs/22_influence_results.ipynb #1cc4f42f
 def seconds(fn: Callable) -> float:
     "Wall time of a call."
     begun = time.perf_counter()
@@ -224,8 +226,8 @@ def seconds(fn: Callable) -> float:
 
 @experiment(
     settings=ClockSettings(),
-    cells=lambda s: grid(data=s.data, queries=[2**k for k in range(12) if 2**k <= s.queries], seed=range(s.seeds)),
-    summarise=lambda df, s: means(df, ["method", "queries"], "seconds", "s"),
+    cells=lambda s: grid(data=s.data, queries=[2**k for k in (0, 1, 3, 5, 7) if 2**k <= s.queries], seed=range(s.seeds)),
+    summarise=lambda df, s: means(df, ["method", "queries"], "seconds", "s", log=True),
     claim="E3",
     paper={"claim": "EK-FAC is orders of magnitude cheaper than LiSSA", "value": "10 measurements", "figure": "7"},
     minutes={"cpu": 1},
@@ -242,7 +244,7 @@ def exp_clock(s, data, queries, seed):
     found |= {"ekfac, with the fit": fit + use, "ekfac, factors at hand": use}
     return [{"method": k, "seconds": v} for k, v in found.items()]
 
-# %% ../../nbs/22_influence_results.ipynb #5c3fa7c1
+# %% ../../nbs/22_influence_results.ipynb #c7499dc2
 def passages(lm, s: RankSettings, seed: int) -> tuple[list[Text], list[Text]]:
     "Training passages, and queries: the end of a passage given its start."
     rng = np.random.default_rng(seed)
@@ -254,10 +256,21 @@ def passages(lm, s: RankSettings, seed: int) -> tuple[list[Text], list[Text]]:
     return items[s.queries :], [Text(t.ids, len(t.ids) // 2) for t in items[: s.queries]]
 
 
+def rank_metrics(df, s) -> dict:
+    "Pearson correlation with the full scores by rank, resampled by query; and bytes for each query."
+    wide, out = df.pivot_table(index=["seed", "query", "item"], columns="rank", values="score"), {}
+    for r in s.ranks:
+        by = wide.groupby(["seed", "query"]).apply(lambda g, r=r: np.corrcoef(g[0], g[r])[0, 1])
+        out[f"pearson/{r}"] = metric(stats.bootstrap(by.to_numpy()), "Pearson")
+        size = float(df[df["rank"] == r].bytes.iloc[0])
+        out[f"bytes/{r}"] = {"value": size, "lo": size, "hi": size, "n": 1, "unit": "bytes a query"}
+    return out
+
+# %% ../../nbs/22_influence_results.ipynb #15f11dcc
 @experiment(
     settings=RankSettings(),
     cells=lambda s: grid(seed=range(s.seeds)),
-    summarise=lambda df, s: rank_metrics(df, s),
+    summarise=rank_metrics,
     claim="E4",
     paper={"claim": "rank 32 is enough", "value": {"pearson": 0.995}, "figure": "3"},
     minutes={"cpu": 1.5},
@@ -282,18 +295,7 @@ def exp_rank(s, seed):
     place = itertools.product(found, range(len(asked)), range(len(train)))
     return [{"rank": r, "query": q, "item": i, "score": float(found[r][q, i]), "bytes": 4 * size[r]} for r, q, i in place]
 
-
-def rank_metrics(df, s) -> dict:
-    "Pearson correlation with the full scores by rank, resampled by query; and bytes for each query."
-    wide, out = df.pivot_table(index=["seed", "query", "item"], columns="rank", values="score"), {}
-    for r in s.ranks:
-        by = wide.groupby(["seed", "query"]).apply(lambda g, r=r: np.corrcoef(g[0], g[r])[0, 1])
-        out[f"pearson/{r}"] = metric(stats.bootstrap(by.to_numpy()), "Pearson")
-        size = float(df[df["rank"] == r].bytes.iloc[0])
-        out[f"bytes/{r}"] = {"value": size, "lo": size, "hi": size, "n": 1, "unit": "bytes a query"}
-    return out
-
-# %% ../../nbs/22_influence_results.ipynb #a75417c0
+# %% ../../nbs/22_influence_results.ipynb #04569276
 CUTS = (1, 2, 4)
 
 
@@ -307,7 +309,7 @@ CUTS = (1, 2, 4)
     },
     claim="E5",
     paper={"claim": "two blocks halve the memory at a slight loss", "value": "810M, 5 queries", "figure": "30"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.6},
 )
 def exp_blocks(s, data, seed):
     "Correlation of scores from factors in 1, 2 and 4 blocks with exact scores and with unbroken factors."
