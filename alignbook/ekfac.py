@@ -40,7 +40,7 @@ from alignbook.tape import (  # noqa: F401 - whoever imports EK-FAC needs the it
 
 _all_ = ["Factor", "Factors", "fit_factors", "Outputs", "Text", "texts", "language", "supervised", "track", "gradients", "weight_view"]
 
-# %% ../nbs/20b_ekfac.ipynb #a7493541
+# %% ../nbs/20b_ekfac.ipynb #e5b9ee13
 ESTIMATORS = ("ekfac", "kfac", "diagonal", "identity", "dot", "cosine")
 
 
@@ -59,26 +59,30 @@ def spectrum(factors: Factors, name: str, estimator: str) -> Tensor:
         return f.diagonal
     raise AlignbookError(f"no estimator {estimator!r}: choose one of {', '.join(ESTIMATORS)}, or pass a function")
 
-
+# %% ../nbs/20b_ekfac.ipynb #684e24ed
 def precondition(
     grads: dict[str, Tensor],  # layer -> [N, P, M], from `gradients`
     factors: Factors | None,  # not needed for "dot" and "cosine"
     estimator: str = "ekfac",
     damping: float | dict[str, float] | None = None,  # absolute λ; default 0.1 x mean eigenvalue of each layer
     rotated: bool = False,  # the gradients are already in the eigenbasis
+    spend: bool = False,  # empty `grads` on the way: half the memory
 ) -> dict[str, Tensor]:
     "(G + λ)⁻¹ times each gradient (Eq. 21); G is the mean over items. Raises `AlignbookError` on an unknown estimator."
     if estimator in ("dot", "cosine"):
         return dict(grads)
+    if isinstance(damping, dict) and (lost := [n for n in grads if n not in damping]):
+        raise AlignbookError(f"no damping is given for {lost[0]}: give one for each layer, or one number for all")
     if factors is None:
         raise AlignbookError(f"{estimator!r} needs factors: give those of `fit_factors`")
     if damping is not None and min(damping.values() if isinstance(damping, dict) else [damping]) < 0:
         raise AlignbookError("damping must not be negative: the curvature could not be inverted")
     out = {}
-    for name, g in grads.items():
+    for name in list(grads):
+        g = grads.pop(name) if spend else grads[name]
         lam, f = spectrum(factors, name, estimator), factors[name]
         own = damping[name] if isinstance(damping, dict) else 0.1 * lam.mean() if damping is None else damping
-        lam = (lam + own).clamp_(min=torch.finfo(lam.dtype).tiny)  # a layer that gets no gradient scores nothing
+        lam = torch.where(lam + own > 0, lam + own, torch.inf)  # a layer that gets no gradient scores nothing
         if estimator in ("ekfac", "kfac"):
             g = (g if rotated else rotate(rotate(g, f.inputs).mT, f.outputs).mT) / lam
             out[name] = rotate(rotate(g, f.inputs, back=True).mT, f.outputs, back=True).mT
@@ -100,7 +104,7 @@ def low_rank(
     v = torch.linalg.eigh(g.mT @ g)[1][..., -min(rank, g.shape[2]) :]
     return g @ v, v
 
-# %% ../nbs/20b_ekfac.ipynb #18fffe6c
+# %% ../nbs/20b_ekfac.ipynb #562fb5f2
 class _Query:
     "The preconditioned queries at one layer, ready to meet a batch."
 
@@ -109,6 +113,7 @@ class _Query:
         Q, P, M = g.shape
         if rank is not None and rank < min(P, M):
             u, v = low_rank(g, rank)
+            self.like = g.new_empty(0)
             self.u, self.v = u.permute(1, 0, 2).reshape(P, -1), v.permute(1, 0, 2).reshape(M, -1)
         else:
             self.flat, self.u = g.reshape(Q, -1), None
@@ -184,20 +189,20 @@ def _pass(model, modules, train, task, ready, rows, tokens, lengths, batch_token
         found |= {i: table[..., c] for i, c in zip(numbers, columns, strict=True)}
     return [found[i] for i in range(len(train))]
 
-# %% ../nbs/20b_ekfac.ipynb #ee586443
-def _modules(model, factors, queries, modules, per, train) -> dict[str, nn.Module]:
+# %% ../nbs/20b_ekfac.ipynb #0221fdb9
+def _modules(model, factors, queries, modules, per, train, parts) -> dict[str, nn.Module]:
     "The layers to score, after all that a caller may get wrong has been looked at."
     if per not in (None, "module", "layer", "token", "layer-token"):
         raise AlignbookError(f"per is None, 'module', 'layer', 'token' or 'layer-token', not {per!r}")
-    if not len(train) or not len(queries):
-        raise AlignbookError("scores need at least one query and one training item")
+    if not len(train) or not len(queries) or parts < 1:
+        raise AlignbookError("scores need at least one query, one training item, and parts of at least 1")
     known = factors.layers if factors else queries if isinstance(queries, dict) else modules or track(model)
     modules = modules or {n: m for n, m in model.named_modules() if n in known}
     if gone := [n for n in modules if n not in known] or [n for n in known if n not in modules][: not modules]:
         raise AlignbookError(f"{gone[0]} is not in both the factors and the model: fit the factors on the same modules")
     return modules
 
-# %% ../nbs/20b_ekfac.ipynb #ee1538b1
+# %% ../nbs/20b_ekfac.ipynb #64fb48c6
 def scores(
     model: nn.Module,
     factors: Factors | None,  # not needed for "dot", "cosine", or a function that needs none
@@ -218,16 +223,17 @@ def scores(
 
     Divide by `factors.sequences` for one more copy. A token's share is booked at the token *before* the predicted one
     (§3.3). Raises `AlignbookError` on empty items, an unknown estimator or view, missing factors, a foreign `out`."""
-    modules = _modules(model, factors, queries, modules, per, train)
+    modules = _modules(model, factors, queries, modules, per, train, parts)
+    asked = None if isinstance(queries, dict) else [fingerprint(queries), str(estimator), str(damping), factors and factors.tokens]
     if not isinstance(queries, dict):
         turned = estimator in ("ekfac", "kfac")
         turn = (lambda n, a, d: (rotate(a, factors[n].inputs), rotate(d, factors[n].outputs))) if turned and factors else None
         grads = gradients(model, queries, task, modules, batch_tokens, turn)
-        queries = estimator(grads) if callable(estimator) else precondition(grads, factors, estimator, damping, turned)
+        queries = estimator(grads) if callable(estimator) else precondition(grads, factors, estimator, damping, turned, spend=True)
     if out:
-        sums = [(g.double().norm().item(), g.double().sum().item()) for g in queries.values()]
+        asked = asked or [(g.double().norm().item(), g.double().sum().item()) for g in queries.values()]
         out, view = Path(out), dict(per=per, rank=rank, cosine=estimator == "cosine", parts=parts)
-        claim(out, model, dict(train=fingerprint(train), queries=digest(repr(sums)), layers=list(modules)) | view)
+        claim(out, model, dict(train=fingerprint(train), queries=digest(repr(asked)), layers=list(modules)) | view)
     keys = [n if per == "module" else layer_of(n) if "layer" in str(per) else 0 for n in modules]
     order = list(dict.fromkeys(keys))
     rows, tokens = {n: order.index(k) for n, k in zip(modules, keys, strict=True)}, "token" in str(per)
@@ -239,7 +245,7 @@ def scores(
     table = torch.cat(found, -1)
     return table[0] if per is None else dict(zip(order, table, strict=True))
 
-# %% ../nbs/20b_ekfac.ipynb #c9aa7037
+# %% ../nbs/20b_ekfac.ipynb #1944b150
 def self_influence(
     model: nn.Module,
     factors: Factors,
@@ -256,7 +262,8 @@ def self_influence(
         at = torch.tensor(rows, device=total.device)
         for name, r in tape.items():
             f, own = factors[name], damping[name] if isinstance(damping, dict) else damping
-            weight = 1 / (f.lam + (factors.damping(name) if own is None else own)).clamp_(min=torch.finfo(f.lam.dtype).tiny)
+            lam = f.lam + (factors.damping(name) if own is None else own)
+            weight = torch.where(lam > 0, 1 / lam, 0.0)
             for part, g in outer(rotate(r.a, f.inputs), rotate(r.d, f.outputs), r.lengths):
                 total[at[part]] += (g.square_() * weight).flatten(1).sum(1)
     return total

@@ -2,12 +2,12 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'add_covariance', 'mirror', 'eigenbasis', 'rotate', 'add_squares', 'Factor', 'Factors', 'world', 'unique',
-           'add_up', 'pack', 'unpack', 'piece', 'fingerprint', 'claim', 'covariances', 'bases', 'squares',
-           'fit_factors']
+           'add_up', 'pack', 'unpack', 'piece', 'fingerprint', 'claim', 'check_finite', 'covariances', 'bases',
+           'squares', 'fit_factors']
 
-# %% ../nbs/20a_factors.ipynb #58a8830c
+# %% ../nbs/20a_factors.ipynb #ece32138
 import json
-import time
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .models import weight_digest
 from .runtime import AlignbookError, atomic_write, digest
-from .tape import Record, Recorder, language, outer, track, weight_view
+from .tape import Record, Recorder, clock, language, outer, track, weight_view
 
 # %% ../nbs/20a_factors.ipynb #17e67290
 def add_covariance(
@@ -35,9 +35,12 @@ def mirror(total: Tensor) -> Tensor:
     "The full symmetric matrix from its lower triangle."
     return total.tril().add_(total.tril(-1).T)
 
-# %% ../nbs/20a_factors.ipynb #32a8636a
+# %% ../nbs/20a_factors.ipynb #3bbf5530
 def _eigh(c: Tensor) -> tuple[Tensor, Tensor]:
-    w, q = torch.linalg.eigh(c)
+    try:
+        w, q = torch.linalg.eigh(c)
+    except torch.linalg.LinAlgError:  # fp32 may not converge where fp64 does
+        w, q = (t.to(c.dtype) for t in torch.linalg.eigh(c.double()))
     probe = torch.randn(len(c), 8, generator=torch.Generator().manual_seed(0)).to(c)
     residual = (c @ (q @ probe) - q @ (w[:, None] * probe)).norm() / (c.norm() * probe.norm() / len(c) ** 0.5)
     crooked = (q.T @ (q @ probe) - probe).norm() / probe.norm()
@@ -49,11 +52,8 @@ def _eigh(c: Tensor) -> tuple[Tensor, Tensor]:
 def eigenbasis(
     c: Tensor,  # (M, M) covariance
     blocks: int = 1,  # diagonal blocks kept
-    name: str = "layer",  # for the error message
 ) -> tuple[Tensor, list[Tensor]]:  # eigenvalues (M,), eigenvectors in columns, one matrix for each block
-    "Eigenvectors of a covariance or of its diagonal blocks. Raises `AlignbookError` if it is not finite."
-    if not bool(torch.isfinite(c).all()):
-        raise AlignbookError(f"the statistics of {name} are not finite: run the model in fp32, or look for items that overflow")
+    "Eigenvectors of a covariance or of its diagonal blocks."
     parts = torch.arange(len(c)).tensor_split(blocks)
     done = [_eigh(c[p[0] : p[-1] + 1, p[0] : p[-1] + 1]) for p in parts]
     return torch.cat([w for w, _ in done]).clamp_(min=0), [q for _, q in done]
@@ -80,7 +80,7 @@ def add_squares(
         else:
             total.add_(g.square_().sum(0))
 
-# %% ../nbs/20a_factors.ipynb #5ea8057a
+# %% ../nbs/20a_factors.ipynb #007d7915
 @dataclass
 class Factor:
     "EK-FAC of one layer: P outputs, M inputs (with the bias)."
@@ -122,13 +122,18 @@ def _flat(f: Factor) -> dict[str, Tensor]:
 
 
 def _unflat(t: dict[str, Tensor]) -> Factor:
-    blocks = {k: [t[n] for n in sorted(t) if n.startswith(k + ".")] for k in ("inputs", "outputs")}
+    number = lambda n: int(n.rpartition(".")[2])  # noqa: E731
+    blocks = {k: [t[n] for n in sorted((n for n in t if n.startswith(k + ".")), key=number)] for k in ("inputs", "outputs")}
     return Factor(**blocks, **{k: t[k] for k in ("a", "s", "lam")}, diagonal=t.get("diagonal"))
 
-# %% ../nbs/20a_factors.ipynb #f27081a2
+# %% ../nbs/20a_factors.ipynb #7b3dcd4e
 def world() -> tuple[int, int]:
     "Rank and number of processes."
     on = dist.is_available() and dist.is_initialized()
+    if not on and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # started by `accelerate launch` or `torchrun`
+        from accelerate import PartialState
+
+        on = PartialState().num_processes > 1
     return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
 
 
@@ -164,7 +169,7 @@ def unpack(path: Path, device="cpu") -> dict[str, Tensor]:
     except Exception as e:
         raise AlignbookError(f"{path} is damaged or not a factor file: delete it and run the fit again ({e})") from e
 
-# %% ../nbs/20a_factors.ipynb #63982dc5
+# %% ../nbs/20a_factors.ipynb #31a0febb
 def piece(out: Path | None, name: str, make: Callable[[], dict], like: Tensor) -> dict[str, Tensor]:
     "A finished piece of work from disk, or made now and written by the first process."
     if out is None:
@@ -183,7 +188,7 @@ def piece(out: Path | None, name: str, make: Callable[[], dict], like: Tensor) -
 
 def fingerprint(items) -> str:
     "Digest of items of any task: tokens, or tuples of tensors."
-    raw = [t.detach().cpu().numpy().tobytes() if isinstance(t, Tensor) else repr(t).encode() for x in items for t in (x if type(x) is tuple else [x])]
+    raw = [t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() if isinstance(t, Tensor) else repr(t).encode() for x in items for t in (x if type(x) is tuple else [x])]
     return digest(b"|".join(raw))
 
 
@@ -192,7 +197,7 @@ def claim(out: Path | None, model: nn.Module, what: dict) -> None:
     if out is None:
         return
     path = out / "manifest.json"
-    manifest = {**what, "weights": weight_digest(model)}
+    manifest = {**what, "weights": weight_digest(model), "dtype": str(next(model.parameters()).dtype)}
     if path.exists():
         try:
             found = json.loads(path.read_text())
@@ -205,11 +210,18 @@ def claim(out: Path | None, model: nn.Module, what: dict) -> None:
     elif world()[0] == 0:
         atomic_write(path, json.dumps(manifest, indent=1))
 
-# %% ../nbs/20a_factors.ipynb #d66200e3
+# %% ../nbs/20a_factors.ipynb #889f5081
 def _sources(tape: dict[str, Record]) -> dict[str, str]:
     "For each layer, the first layer that reads the same input."
     first: dict = {}
     return {n: first.setdefault((r.a.data_ptr(), r.a.shape), n) for n, r in tape.items()}
+
+
+def check_finite(sums: dict[str, Tensor]) -> None:
+    "Raise `AlignbookError` before anything that is not finite is written or inverted."
+    for key, t in unique(sums).items():
+        if not bool(torch.isfinite(t).all()):
+            raise AlignbookError(f"the statistics of {key.partition('/')[2]} are not finite: run the model in fp32, or look for items that overflow")
 
 
 def covariances(recorder: Recorder) -> dict[str, Tensor]:  # "a/<layer>", "s/<layer>", "tokens"
@@ -227,26 +239,27 @@ def covariances(recorder: Recorder) -> dict[str, Tensor]:  # "a/<layer>", "s/<la
             if source[name] == name:
                 add_covariance(out[f"a/{name}"], r.a)
         out["tokens"] += sum(r.lengths)
+    check_finite(out)
     return out
 
-# %% ../nbs/20a_factors.ipynb #f9b4be1d
+# %% ../nbs/20a_factors.ipynb #c8c73d79
 def bases(sums: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     "Eigenvalues `<key>` and eigenvectors `<key>.<block>` of every covariance; `sums` is emptied. Processes share the work."
     (rank, size), tokens = world(), sums.pop("tokens").item()
     first = {t.data_ptr(): k for k, t in unique(sums).items()}
     same, out = {k: first[t.data_ptr()] for k, t in sums.items()}, {}
-    for i, key in enumerate(sorted(set(same.values()))):
+    for i, key in enumerate(sorted(set(same.values()), key=lambda k: (-len(sums[k]), k))):  # large ones are dealt out first
         c = sums[key]
         for k in [k for k, n in same.items() if n == key]:
             del sums[k]
         w, q = c.new_zeros(len(c)), [c.new_zeros(len(p), len(p)) for p in torch.arange(len(c)).tensor_split(blocks)]
         if i % size == rank:
-            w, q = eigenbasis(mirror(c) / tokens, blocks, key[2:])
+            w, q = eigenbasis(mirror(c) / tokens, blocks)
         out[key] = w, q
     flat = {k: out[n][0] for k, n in same.items()} | {f"{k}.{j}": b for k, n in same.items() for j, b in enumerate(out[n][1])}
     return add_up(flat)
 
-# %% ../nbs/20a_factors.ipynb #872d55c4
+# %% ../nbs/20a_factors.ipynb #068b4e5d
 def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal: bool) -> dict[str, Tensor]:
     "Sums over items of squared gradients in the eigenbasis (lam/<layer>) and in the weights' own (diag/<layer>)."
     out: dict = {}
@@ -261,9 +274,10 @@ def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal:
                 if key not in out:
                     out[key] = r.a.new_zeros(r.d.shape[1], r.a.shape[1])
                 add_squares(out[key], *pair, r.lengths)
+    check_finite(out)
     return out
 
-# %% ../nbs/20a_factors.ipynb #e50807ee
+# %% ../nbs/20a_factors.ipynb #ae430107
 def fit_factors(
     model: nn.Module,
     items: list,  # what the task takes; for `language`, see `texts`
@@ -290,7 +304,7 @@ def fit_factors(
     if not 1 <= blocks <= narrow or min(groups, parts) < 1:
         raise AlignbookError(f"blocks must lie between 1 and {narrow}, groups and parts must be at least 1")
     groups, parts = min(groups, len(modules)), max(1, min(parts, len(items) // size))
-    what = dict(items=out and fingerprint(items), layers=list(modules), labels=labels, draws=draws, seed=seed, blocks=blocks,
+    what = dict(items=out and fingerprint(items), task=getattr(task, "__qualname__", repr(task)), layers=list(modules), labels=labels, draws=draws, seed=seed, blocks=blocks,
                 diagonal=diagonal, parts=parts, groups=groups, processes=size)  # fmt: skip
     claim(out, model, what)
     layers, spent, tokens, names = {}, dict.fromkeys(STAGES, 0.0), 0, list(modules)
@@ -307,7 +321,7 @@ def fit_factors(
 
 STAGES = ("passes", "covariances", "eigenbases", "squares")
 
-# %% ../nbs/20a_factors.ipynb #a8113c9c
+# %% ../nbs/20a_factors.ipynb #1e606600
 def _fit_group(model, recorders, modules, count, spent, out, name, blocks, diagonal) -> dict[str, Tensor]:
     "All stages for one group of layers: tensors '<layer>/<part>' as in the file, plus 'tokens'."
     like = next(model.parameters())
@@ -316,26 +330,28 @@ def _fit_group(model, recorders, modules, count, spent, out, name, blocks, diago
     def total(stage, make):
         sums: dict = {}
         for p, recorder in enumerate(recorders):
-            begun, before = time.perf_counter(), recorder.seconds
+            begun, before = clock(), recorder.seconds
             made = piece(out, f"{name}-{stage}-{p}", lambda r=recorder: add_up(make(r)), like)
             done.append(out / f"{name}-{stage}-{p}.safetensors" if out else None)
             for k, v in unique(made).items() if sums else ():
                 sums[k] += v
             sums = sums or made
             spent["passes"] += recorder.seconds - before
-            spent[stage] += time.perf_counter() - begun - (recorder.seconds - before)
+            spent[stage] += clock() - begun - (recorder.seconds - before)
         return sums
 
     def make():
         sums = total("covariances", covariances)
-        tokens, begun = sums["tokens"].clone(), time.perf_counter()
+        tokens, begun = sums["tokens"].clone(), clock()
         basis = piece(out, f"{name}-bases", lambda: bases(sums, blocks), like)
         done.append(out / f"{name}-bases.safetensors" if out else None)
-        spent["eigenbases"] += time.perf_counter() - begun
+        spent["eigenbases"] += clock() - begun
         lam = total("squares", lambda r: squares(r, basis, blocks, diagonal))
         return _assemble(basis, lam, modules, tokens, count * recorders[0].draws, blocks)
 
     made = piece(out, name, make, like)
+    if world()[1] > 1:
+        dist.barrier()  # nobody may still be reading a piece that is about to go
     if out and world()[0] == 0:
         for path in done[1:]:
             path.unlink(missing_ok=True)

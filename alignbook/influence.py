@@ -185,7 +185,7 @@ def _at(damping, name: str) -> float:
 def _damped(product, grads: Grads, damping, rows=None) -> Grads:
     return {n: gv + _at(damping, n) * grads[n] for n, gv in product(grads, rows).items()}
 
-# %% ../nbs/21_influence.ipynb #ff629b27
+# %% ../nbs/21_influence.ipynb #c48be293
 def cg(
     grads: Grads,
     product: Callable[[Grads], Grads],  # G v
@@ -198,15 +198,16 @@ def cg(
     x, r = torch.zeros_like(b), b.clone()
     p, size = r, r.square().sum(1)
     goal = (tol**2) * size
-    for _ in range(steps or 2 * b.shape[1]):
+    tiny = torch.finfo(b.dtype).tiny
+    for _ in range(1 + (steps or 2 * b.shape[1])):
         if bool((size <= goal).all()):
             return unflatten(x, grads)
         ap = flatten(_damped(lambda v, rows: product(v), unflatten(p, grads), damping))
-        step = torch.where(size > goal, size / (p * ap).sum(1).clamp_min(1e-300), 0)[:, None]
+        step = torch.where(size > goal, size / (p * ap).sum(1).clamp_min(tiny), 0)[:, None]
         x, r = x + step * p, r - step * ap
         new = r.square().sum(1)
-        p, size = r + (new / size.clamp_min(1e-300))[:, None] * p, new
-    left = float((size.sqrt() / goal.sqrt().clamp_min(1e-300) * tol).max())
+        p, size = r + (new / size.clamp_min(tiny))[:, None] * p, new
+    left = float((size.sqrt() / goal.sqrt().clamp_min(tiny) * tol).max())
     raise AlignbookError(f"conjugate gradients stopped at residual {left:.1g}: give more steps, damping or tol")
 
 # %% ../nbs/21_influence.ipynb #3df492be
@@ -276,7 +277,7 @@ def _search(fn, x: Tensor, here: Point, q: Tensor, live: Tensor) -> tuple[Tensor
         step = torch.where(open_, torch.where(high < math.inf, (low + high) / 2, 2 * low), step)
     return step, new
 
-# %% ../nbs/21_influence.ipynb #a0633acf
+# %% ../nbs/21_influence.ipynb #982d07d4
 def lbfgs(
     fn: Callable[[Tensor], Point],  # points [S, D] -> values [S], gradients [S, D]
     start: Tensor,  # [S, D], one row for each problem
@@ -287,7 +288,7 @@ def lbfgs(
 ) -> tuple[Tensor, Tensor, Tensor]:  # points [S, D], relative gradient norms left [S], steps taken [S]
     "Minimise S functions side by side by L-BFGS (Nocedal & Wright, Alg. 7.4)."
     x, here, pairs = start, fn(start), []
-    first, taken = here[1].norm(dim=1).clamp_min(1e-300), torch.zeros(len(start), dtype=torch.long)
+    first, taken = here[1].norm(dim=1).clamp_min(torch.finfo(start.dtype).tiny), torch.zeros(len(start), dtype=torch.long)
     for _ in range(steps):
         live = here[1].norm(dim=1) > tol * first
         if not bool(live.any()):
@@ -300,7 +301,7 @@ def lbfgs(
             q = inverse(q)
         elif pairs:
             s, y, rho = pairs[-1]
-            q = torch.where(rho > 0, q / (rho * _dot(y, y)).clamp_min(1e-300), q)
+            q = torch.where(rho > 0, q / (rho * _dot(y, y)).clamp_min(torch.finfo(y.dtype).tiny), q)
         for (s, y, rho), a in zip(pairs, reversed(kept), strict=True):
             q = q + s * (a - rho * _dot(y, q))
         step, new = _search(fn, x, here, q, live)

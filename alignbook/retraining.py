@@ -131,7 +131,7 @@ def leave_one_out(
     "How much each query gains from each item."
     return leave_k_out(value, n, [(i,) for i in (range(n) if rows is None else rows)])
 
-# %% ../nbs/21d_retraining.ipynb #9190eb8f
+# %% ../nbs/21d_retraining.ipynb #127752b3
 @dataclasses.dataclass
 class Shapley:
     "Shapley values of items."
@@ -146,7 +146,7 @@ def _shapley_exact(value: Value, n: int) -> Shapley:
         raise AlignbookError(f"exact Shapley values of {n} items need {2**n:,} trainings: give `orders`")
     sets = [s for k in range(n + 1) for s in itertools.combinations(range(n), k)]
     v = dict(zip(sets, value(sets), strict=True))
-    total = torch.zeros(n, len(v[()]), dtype=v[()].dtype)
+    total = v[()].new_zeros(n, len(v[()]))
     for s in sets:
         weight = math.factorial(len(s)) * math.factorial(n - len(s) - 1) / math.factorial(n) if len(s) < n else 0
         for i in set(range(n)) - set(s):

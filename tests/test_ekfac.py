@@ -890,3 +890,64 @@ def test_scores_agree_with_kronfluence(lm, tmp_path):
     job.compute_pairwise_scores("s", "f", rows[:3], rows, per_device_query_batch_size=3, per_device_train_batch_size=5,
                                 score_args=pytest_score_arguments(damping_factor=None))  # fmt: skip
     assert gap(ours, job.load_pairwise_scores("s")["all_modules"].double()) < 1e-6
+
+
+def test_attention_kernels_that_depend_on_the_batch_are_off_while_recording(lm, items):
+    "Trap 5: flash and memory-efficient kernels change gradients with the batch; the caller's choice comes back after."
+    seen = []
+
+    def task(model, rows):
+        cuda = torch.backends.cuda
+        seen.append((cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()))
+        return ekfac.language(model, rows)
+
+    before = torch.backends.cuda.flash_sdp_enabled()
+    ekfac.gradients(lm.model, items[:2], task)
+    assert seen == [(False, False, True)] and torch.backends.cuda.flash_sdp_enabled() == before
+
+
+def test_many_blocks_keep_their_order():
+    "Eleven blocks and more: tensors are named by number, and numbers do not sort as words do."
+    model = torch.nn.Sequential(torch.nn.Linear(24, 26, bias=False), torch.nn.Tanh(), torch.nn.Linear(26, 3)).double()
+    data = [(torch.randn(24, dtype=torch.float64), torch.tensor(i % 3)) for i in range(40)]
+    modules = {"0": model[0]}
+    f = ekfac.fit_factors(model, data, ekfac.supervised, modules, labels="data", blocks=12)["0"]
+    g = torch.stack([x.outer(x.new_ones(1)[0].expand(1)).flatten() for x, _ in data])
+    a = g.T @ g / len(g)
+    for part, q in zip(torch.arange(24).tensor_split(12), f.inputs, strict=True):
+        cut = q.T @ a[part[0] : part[-1] + 1, part[0] : part[-1] + 1] @ q
+        assert (cut - cut.diagonal().diag()).abs().max() < 1e-9
+
+
+def test_fp32_that_does_not_converge_is_done_in_fp64(lm, items, monkeypatch):
+    whole, calls = torch.linalg.eigh, []
+
+    def eigh(c):
+        calls.append(c.dtype)
+        if c.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return whole(c)
+
+    monkeypatch.setattr(torch.linalg, "eigh", eigh)
+    f = ekfac.fit_factors(copy.deepcopy(lm.model).float(), items)
+    assert set(calls) == {torch.float32, torch.float64} and all(x.lam.isfinite().all() for x in f.layers.values())
+
+
+def test_a_layer_that_was_dead_in_the_fit_does_not_poison_a_query():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        model[0].bias.fill_(-1.0)
+    dead = [(torch.zeros(3, dtype=torch.float64), torch.tensor(0))] * 3
+    alive = [(torch.full((3,), s * 9.0, dtype=torch.float64), torch.tensor(1)) for s in (1, -1)]
+    f = ekfac.fit_factors(model, dead, ekfac.supervised, ekfac.track(model, "."))
+    assert f["0"].lam.max() == 0
+    assert ekfac.scores(model, f, alive, alive + dead, ekfac.supervised).isfinite().all()
+    assert ekfac.self_influence(model, f, alive, ekfac.supervised).isfinite().all()
+
+
+def test_what_cannot_be_stored_is_not_stored(lm, items, tmp_path):
+    broken = copy.deepcopy(lm.model)
+    broken.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(AlignbookError, match="not finite"):
+        ekfac.fit_factors(broken, items, out=tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))

@@ -259,13 +259,13 @@ def taught_metrics(df, s) -> dict:
         out |= {f"{value}/{k}": v for k, v in found.items()}
     return out
 
-# %% ../../nbs/24_influence_sizes.ipynb #cd92648d
+# %% ../../nbs/24_influence_sizes.ipynb #602cae20
 @experiment(
     settings=LadderSettings(),
     cells=lambda s: grid(width=s.widths, seed=range(s.seeds)),
     summarise=taught_metrics,
     claim="E2",
-    paper={"claim": "influence predicts what training does", "value": "correlation with the PBRF", "figure": "6"},
+    paper={"claim": "influence agrees with the proximal response", "value": "correlation with the PBRF", "figure": "6"},
     minutes={"cpu": 2},
 )
 def exp_taught(s, width, seed):
