@@ -245,7 +245,7 @@ def scores(
     table = torch.cat(found, -1)
     return table[0] if per is None else dict(zip(order, table, strict=True))
 
-# %% ../nbs/20b_ekfac.ipynb #1944b150
+# %% ../nbs/20b_ekfac.ipynb #73fe216c
 def self_influence(
     model: nn.Module,
     factors: Factors,
@@ -255,7 +255,7 @@ def self_influence(
     damping: float | dict[str, float] | None = None,
     batch_tokens: int | None = None,  # tokens in a batch; default: what suits the device
 ) -> Tensor:  # [N], never negative
-    "Influence of each item on itself: gᵀ (G + λ)⁻¹ g with EK-FAC, from squared gradients in the eigenbasis."
+    "Influence of each item on itself: gᵀ (G + λ)⁻¹ g with EK-FAC, from squared gradients in the eigenbasis. One process."
     modules = {n: m for n, m in model.named_modules() if n in factors.layers}
     total = next(iter(factors.layers.values())).lam.new_zeros(len(train))
     for rows, tape in Recorder(model, modules, train, task, batch_tokens=batch_tokens, memory=0, desc="self-influence"):

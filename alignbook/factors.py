@@ -277,7 +277,7 @@ def squares(recorder: Recorder, basis: dict[str, Tensor], blocks: int, diagonal:
     check_finite(out)
     return out
 
-# %% ../nbs/20a_factors.ipynb #ae430107
+# %% ../nbs/20a_factors.ipynb #e6c2d73e
 def fit_factors(
     model: nn.Module,
     items: list,  # what the task takes; for `language`, see `texts`
@@ -289,7 +289,7 @@ def fit_factors(
     seed: int = 0,
     blocks: int = 1,  # diagonal blocks of each factor (App. A)
     diagonal: bool = False,  # also fit the diagonal Fisher, for `estimator="diagonal"`
-    groups: int = 1,  # shares of the layers, one after the other: less memory, more passes
+    groups: int = 1,  # shares of the layers, one after the other: a smaller tape, more passes
     parts: int = 1,  # shares of the data between two writes to `out`
     batch_tokens: int | None = None,  # tokens in a batch; default: what suits the device
     memory: float = 4e9,  # bytes for the tape; above, passes are repeated

@@ -21,7 +21,7 @@ from .models import LM
 from .runtime import AlignbookError, progress
 from .sampling import check_length, encode
 
-# %% ../nbs/20_tape.ipynb #f8170ed8
+# %% ../nbs/20_tape.ipynb #bf780caa
 class Text(NamedTuple):
     "A tokenised sequence; its log-likelihood is that of `ids[start:]` given what stands before."
 
@@ -34,7 +34,7 @@ def texts(
     items: list,  # strings, or pairs (prompt, completion) of which only the completion is counted
     max_tokens: int | None = None,  # cut longer ones
 ) -> list[Text]:
-    "Tokenise. Raises `AlignbookError` on a text with nothing to count or too long for the model."
+    "Tokenise, prompt and completion apart, with no special tokens. Raises `AlignbookError` on a text with nothing to count or too long."
     out = []
     for item in items:
         prompt, body = ("", item) if isinstance(item, str) else item
@@ -140,7 +140,7 @@ def weight_view(module: nn.Module) -> Tensor:
     "The weight as [P, M] (a view): outputs by inputs; without the bias."
     return module.weight if isinstance(module, nn.Linear) else module.weight.T
 
-# %% ../nbs/20_tape.ipynb #7eada6d7
+# %% ../nbs/20_tape.ipynb #487557d7
 def clock() -> float:
     "Seconds, after the accelerator has done what was asked of it."
     if torch.cuda.is_available():
@@ -158,7 +158,7 @@ class Record(NamedTuple):
 
 @contextmanager
 def _at_rest(model: nn.Module) -> Iterator[None]:
-    "Frozen, in eval mode, with attention that gives the same bits for any batch size; as before on leaving."
+    "Frozen, in eval mode, without torch's attention kernels whose gradients depend on the batch; as before on leaving."
     state = [(p, p.requires_grad) for p in model.parameters()], model.training
     model.eval().requires_grad_(False)
     try:
