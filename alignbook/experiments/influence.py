@@ -105,12 +105,12 @@ def correlations(df, truth: str, estimators: list[str], by: tuple = ("data", "se
             rows.append(dict(zip(keys, key, strict=True)) | {"estimator": e, "r": r})
     return type(df)(rows)
 
-# %% ../../nbs/22_influence_results.ipynb #a25af28c
+# %% ../../nbs/22_influence_results.ipynb #ed972fbc
 LADDER = ("identity", "diagonal", "kfac", "ekfac")
 
 
 def recomposed(f: Fitted, name: str, estimator: str) -> torch.Tensor:
-    "The curvature that an estimator assumes for one layer, as a matrix over `flatten`ed weights."
+    "The curvature that an estimator assumes for one layer, as a matrix over the weights of `flatten`."
     factor, lam = f.factors[name], spectrum(f.factors, name, estimator)
     lam = lam.expand(factor.lam.shape).flatten()
     if estimator in ("identity", "diagonal"):
