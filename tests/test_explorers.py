@@ -5,37 +5,17 @@ import json
 import math
 import random
 import zlib
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_widgets import Reader
 
 from alignbook import explorers
 from alignbook.runtime import AlignbookError
 
 HOSTILE = "</script><script>boom()</script><!--<img src=x onerror=boom()> & \"quoted\" 'too' \ud800 ~ \x7f\x1e"
 HEATS = {"a": [0.5, -0.25, 1.0], "b": [0.0, 0.0, -2.0], "c": [0.1, 0.2, 0.3]}
-
-
-class Reader(HTMLParser):
-    """Tags with their attributes, and the text of scripts and of the rest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.scripts, self.text, self.inside = [], [], [], None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.inside = tag if tag in ("script", "style") else self.inside
-
-    def handle_endtag(self, tag):
-        self.inside = None if tag == self.inside else self.inside
-
-    def handle_data(self, data):
-        (self.scripts if self.inside == "script" else self.text).append(data)
 
 
 def small(text="x"):
