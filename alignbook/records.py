@@ -2,22 +2,22 @@
 
 # %% auto #0
 __all__ = ['RUN_MIB', 'ALL_MIB', 'ROWS', 'TEXTS', 'FILES', 'FIELDS', 'plain', 'write_record', 'interval', 'Result', 'read_info',
-           'runs', 'load', 'verify', 'verify_all', 'results', 'side_by_side']
+           'runs', 'load', 'stored', 'verify', 'verify_all', 'results', 'side_by_side']
 
-# %% ../nbs/00b_records.ipynb #ea1e5e63
+# %% ../nbs/00b_records.ipynb #3dcf80d3
 import contextlib
 import functools
 import gzip
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from .provenance import command_for, freshness, results_root, run_key
-from .runtime import AlignbookError, atomic_write, digest
+from .runtime import AlignbookError, atomic_write, digest, experiments
 
 RUN_MIB, ALL_MIB = 2, 60  # largest stored run, and all of them together
 ROWS, TEXTS = FILES = ("rows.parquet", "text.jsonl.gz")
@@ -149,7 +149,7 @@ def read_info(
             raise broken(name, "is not the file that the run wrote", info)
     return info
 
-# %% ../nbs/00b_records.ipynb #647aa100
+# %% ../nbs/00b_records.ipynb #1d20bb92
 def runs(
     root: Path,
     chapter: str = "*",
@@ -180,6 +180,15 @@ def load(
         raise AlignbookError(f"no stored result for {' '.join(words)} in {root}: make it with `{command}`")
     _, path, info = max(fits, key=lambda f: f[:2])
     return Result(path, info)
+
+
+def stored(
+    chapter: str,
+    experiment: str,  # name without `exp_`
+    tier: str = "cpu",
+) -> Result:
+    "The book's run of an experiment: the tier's own settings, whatever else lies in the store. Errors as `load`."
+    return load(chapter, experiment, tier, **asdict(experiments(chapter)[experiment].settings.at(tier)))
 
 # %% ../nbs/00b_records.ipynb #4605ce04
 def verify(

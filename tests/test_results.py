@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from alignbook.cli import main
 from alignbook.provenance import freshness, package_root
-from alignbook.records import Result, read_info, runs, verify, verify_all
+from alignbook.records import Result, plain, read_info, runs, stored, verify, verify_all
 from alignbook.runtime import chapters, experiments
 from alignbook.store import run
 
@@ -31,6 +32,11 @@ def test_stored_run_is_whole_and_not_stale(path):
     verify(path)
     info = read_info(path)
     assert freshness(info) != "stale", f"{name(path)} was made by other code: run `{info['remake']}`"
+
+
+@pytest.mark.parametrize("exp", every_experiment())
+def test_the_books_run_has_the_settings_of_its_column(exp):
+    assert stored(exp.chapter, exp.name).info["settings"] == plain(asdict(exp.settings.at("cpu")))
 
 
 def test_stored_runs_are_small_together():
