@@ -174,7 +174,7 @@ def reach(
                 todo.append((f"{base}.{part}" if part else base, node.attr))
     return found, packages
 
-# %% ../nbs/00a_provenance.ipynb #5ee35bed
+# %% ../nbs/00a_provenance.ipynb #ded52555
 def sources(
     module: str,  # where the experiment is defined
     function: str,  # "exp_<claim>"
@@ -192,7 +192,7 @@ def sources(
 
 
 def freshness(
-    info: dict,  # the content of a run.json
+    info: dict,  # the content of a run.json; `checked`: of a checked.json
     fn=None,  # the live function, for an experiment defined in a notebook
 ) -> str:  # "fresh", "drifted" or "stale"
     "Is the code behind a number the code we have? Stale: its own is not; drifted: the library's is not."
@@ -200,9 +200,9 @@ def freshness(
     homes = [info["module"], *(f"alignbook.experiments.{f.stem}" for f in sorted(files))]  # it may have moved
     homes = [m for m in homes if m in sys.modules or m.startswith("alignbook.")]
     now = next(filter(None, (sources(m, info["function"], fn) for m in homes)), {})
-    if not now or now.pop("") != info["source"]:
-        return "stale"
-    return "fresh" if now == info["modules"] else "drifted"
+    own = now.pop("", None)
+    known = [code["modules"] for code in (info, info.get("checked")) if own and code and code["source"] == own]
+    return "fresh" if now in known else "drifted" if known else "stale"
 
 # %% ../nbs/00a_provenance.ipynb #5e9ba229
 def git_state() -> dict:  # {commit, dirty}; both None outside a checkout

@@ -4,7 +4,7 @@
 __all__ = ['FACETS', 'VERDICTS', 'FRESHNESS', 'Html', 'escape', 'embed', 'table', 'frame', 'transcript', 'transcript_growth',
            'token_heat', 'shots_needed', 'loglog_explorer', 'compare', 'live', 'claim_box', 'badge']
 
-# %% ../nbs/09_widgets.ipynb #745e3832
+# %% ../nbs/09_widgets.ipynb #61b89ad6
 import contextlib
 import functools
 import html
@@ -15,7 +15,7 @@ from importlib.resources import files
 
 from .fits import SHAPES, Fit, FitCI, solve_for
 from .plots import MAX_BYTES, facts
-from .records import interval, plain
+from .records import checked_words, interval, plain
 from .runtime import AlignbookError, digest, is_static
 
 # %% ../nbs/09_widgets.ipynb #6dde694b
@@ -319,7 +319,7 @@ def claim_box(
     head = ["Claim", "Paper", "Here [95 % interval]", "Verdict", "Device", "Minutes"]
     return frame("claims", title, body=table(rows, head, summary=""))
 
-# %% ../nbs/09_widgets.ipynb #c3ff9bcd
+# %% ../nbs/09_widgets.ipynb #1ba0db8f
 FRESHNESS = {
     "fresh": ("● fresh", "ab-good", "the code behind this number is unchanged"),
     "drifted": ("◐ drifted", "ab-amber", "the library under the experiment has changed since"),
@@ -345,5 +345,7 @@ def badge(
         parts.append(f"<span>commit <code>{escape(git['commit'][:7])}</code>{dirty}</span>")
     if freshness:
         text, color, meaning = FRESHNESS[freshness]
-        parts.append(f'<span class="ab-chip {color}" title="{meaning}">{text}</span>')
+        again = checked_words(info) if freshness == "fresh" else ""
+        parts.append(f'<span class="ab-chip {color}" title="{again or meaning}">{text}</span>')
+        parts += [f"<span>{escape(again)}</span>"] if again else []
     return frame("badge", f"Provenance of {name}", body="".join(parts), extra="ab-badge")

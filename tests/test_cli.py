@@ -57,6 +57,23 @@ def test_whole_chapter_and_results(demo, capsys):
     assert main(["results"]) == 0 and "plain" in capsys.readouterr().out
 
 
+def test_refresh(demo, capsys):
+    assert main(["run", "demo"]) == 0
+    (file,) = demo.glob("demo/coins/*/run.json")
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps(info | {"modules": {}}))
+    capsys.readouterr()
+    assert main(["refresh", "demo", "--tier", "toy", "--cells", "2"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"demo:coins: fresh  2 of 6 cells measured again on \d+-\d+-\d+, same to the bit\n", out)
+    assert "demo:plain: fresh\n" in out.replace("  \n", "\n")  # it was, so nothing is measured
+    rows = demo.glob("demo/coins/*/checked.json")
+    assert len(json.loads(next(rows).read_text())["cells"]) == 2
+    assert main(["refresh", "demo"]) == 2
+    said = capsys.readouterr()
+    assert said.err.strip() == "alignbook: not fresh again: demo:coins, demo:plain" and "make it with" in said.out
+
+
 def test_no_results_yet(capsys):
     assert main(["results"]) == 0 and "nothing is stored" in capsys.readouterr().out
 

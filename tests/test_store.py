@@ -17,7 +17,7 @@ from coin_chapter import Coins, exp_coins, exp_plain
 from alignbook import provenance, records, store
 from alignbook.records import FIELDS, load, read_info, results, side_by_side, verify, verify_all
 from alignbook.runtime import AlignbookError
-from alignbook.store import run
+from alignbook.store import refresh, run
 
 HERE = Path(__file__).parent
 CHAPTER = (HERE / "coin_chapter.py").read_text()
@@ -361,6 +361,108 @@ def test_library_change_drifts_own_change_or_loss_is_stale(done):
     assert provenance.freshness(info | {"source": "0"}) == "stale"
     assert provenance.freshness(info | {"function": "exp_gone"}) == "stale"
     assert provenance.freshness(info | {"module": "no_such_module"}) == "stale"
+
+
+# -- refresh
+
+
+@pytest.fixture
+def drifted(copy):
+    "A copy whose library has changed since; `refresh` writes beside it or not at all."
+    rewrite(copy, modules={"alignbook.runtime": "0"})
+    assert load("coin", "coins", root=copy.parents[2]).freshness == "drifted"
+    return copy
+
+
+@pytest.mark.parametrize("cells", [1, 4, 99])
+def test_refresh_makes_a_drifted_run_fresh(drifted, cells, monkeypatch, tmp_path):
+    (marks := tmp_path / "marks").mkdir()
+    monkeypatch.setenv("COIN_MARKS", str(marks))
+    before, root = {p: p.read_bytes() for p in drifted.iterdir()}, drifted.parents[2]
+    result = refresh(exp_coins, "toy", cells, root)
+    count = min(cells, 6)
+    assert result.freshness == "fresh" == load("coin", "coins", root=root).freshness
+    assert len(list(marks.iterdir())) == count == len(result.info["checked"]["cells"])
+    assert records.checked_words(result.info).startswith(f"{count} of 6 cells measured again on 2")
+    assert {p: p.read_bytes() for p in before} == before and verify(drifted)
+    assert [p.name for p in drifted.iterdir() if p not in before] == ["checked.json"]
+    assert refresh(exp_coins, "toy", cells, root).info["checked"]["cells"] == result.info["checked"]["cells"]
+
+
+def test_refresh_certifies_a_stale_run_too(copy):
+    rewrite(copy, source="0")
+    assert refresh(exp_coins, "toy", root=copy.parents[2]).freshness == "fresh"
+
+
+def test_checked_code_that_changes_again_drifts(drifted):
+    root = drifted.parents[2]
+    info = refresh(exp_coins, "toy", root=root).info
+    later = info["checked"] | {"modules": {"alignbook.runtime": "1"}}
+    assert provenance.freshness(info | {"checked": later}) == "drifted"
+    assert provenance.freshness(info | {"checked": later | {"source": "0"}, "source": "0"}) == "stale"
+
+
+def other_row(s, bias, seed):
+    rows, texts = exp_coins.fn(s, bias, seed)
+    return [*rows[:-1], rows[-1] | {"flip": 38.000000000000007}], texts
+
+
+def other_text(s, bias, seed):
+    rows, texts = exp_coins.fn(s, bias, seed)
+    return rows, [texts[0], texts[1] | {"turns": [1, 3]}]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"fn": other_row}, r"cell \{'bias': .* measures other rows: 'flip' of number 19 is 38.00000000000001, stored"),
+        ({"fn": lambda s, bias, seed: exp_coins.fn(s, bias, seed)[0][:-1]}, "other rows: 19 of them, stored are 20"),
+        ({"fn": lambda s, bias, seed: exp_coins.fn(s, bias, seed)[0]}, "other texts: 0 of them, stored are 2"),
+        ({"fn": other_text}, "other texts: 'turns' of number 1"),
+        ({"cells": lambda s: coin_chapter.cells(s)[1:]}, "6 cells are not the 5 cells of today"),
+        ({"cells": lambda s: coin_chapter.cells(s.but(seeds=4))[1:7]}, "6 cells are not the 6 cells of today"),
+        ({"cells": lambda s: coin_chapter.cells(s)[::-1]}, "6 cells are not the 6 cells of today"),
+        ({"summarise": lambda df, s: {"heads": {"value": 0.1}}}, "metric 'heads' is 0.1, stored is 0.6"),
+        ({"summarise": lambda df, s: coin_chapter.summarise(df, s) | {"new": {"value": 1}}}, "'new' is 1, stored is –"),
+    ],
+)
+def test_refresh_finds_what_differs_and_writes_nothing(drifted, changes, message):
+    before = {p: p.read_bytes() for p in drifted.iterdir()}
+    with pytest.raises(AlignbookError, match=message + r".*run `alignbook run coin:coins --tier toy`"):
+        refresh(dataclasses.replace(exp_coins, **changes), "toy", root=drifted.parents[2])
+    assert {p: p.read_bytes() for p in drifted.iterdir()} == before
+
+
+def test_refresh_refuses_a_clock_and_what_is_not_there(tmp_path):
+    timed = dataclasses.replace(exp_plain, fn=lambda s, bias, seed: [{"seconds": 1.0, "heads": 1}])
+    run(timed, root=tmp_path)
+    with pytest.raises(AlignbookError, match="'seconds' holds a clock"):
+        refresh(timed, "toy", root=tmp_path)
+    with pytest.raises(AlignbookError, match="no stored run of coin:coins toy.*make it with `alignbook run coin:coins"):
+        refresh(exp_coins, "toy", root=tmp_path)
+    with pytest.raises(AlignbookError, match="cells=0"):
+        refresh(exp_coins, "toy", 0, root=tmp_path)
+
+
+def touch_the_run(path):
+    rewrite(path.parent, claim="other")
+
+
+@pytest.mark.parametrize("damage", [cut, lambda p: p.write_text("{}"), touch_the_run])
+def test_damaged_or_foreign_check_is_named(drifted, damage):
+    refresh(exp_coins, "toy", root=drifted.parents[2])
+    damage(drifted / "checked.json")
+    with pytest.raises(AlignbookError, match="checked.json is truncated or of another run: delete this file"):
+        verify(drifted)
+    assert list(results(drifted.parents[2]).freshness) == ["broken"]
+
+
+def test_refresh_keeps_empty_places_apart_from_nan(tmp_path):
+    run(exp_plain, root=tmp_path)
+    assert len(refresh(exp_plain, "toy", 6, tmp_path).info["checked"]["cells"]) == 6
+    holes = dataclasses.replace(exp_plain, fn=lambda s, bias, seed: [{"heads": seed % 2 == 0, "late": float("nan")}])
+    with pytest.raises(AlignbookError, match="'late' of number 0 is nan, stored is"):
+        refresh(holes, "toy", 6, tmp_path)
 
 
 def test_reading_imports_no_torch(done):

@@ -150,6 +150,13 @@ def test_claims_show_number_interval_and_verdict():
     assert "not measured" in text and "– not testable at this scale" in text
 
 
+def test_badge_says_what_was_measured_again():
+    info = {"experiment": "e", "checked": {"cells": [1, 2], "of": 20, "date": "2026-11-23T10:00"}}
+    words = "2 of 20 cells measured again on 2026-11-23, same to the bit"
+    assert words in " ".join(Reader(widgets.badge(info, "fresh")).text)
+    assert words not in " ".join(Reader(widgets.badge(info, "drifted")).text)
+
+
 def test_badge_reads_a_stored_result():
     class Stored:
         info = {"chapter": "msj", "experiment": "law", "n_rows": 3, "git": {"commit": "0123456789", "dirty": False}}
