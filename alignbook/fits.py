@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['Shape', 'SHAPES', 'fit_curves', 'Fit', 'fit_curve', 'solve_for', 'loglog_r2', 'string_weights', 'FitCI',
-           'bootstrap_fit', 'difference', 'Equivalence', 'intercept_only', 'compare_forms', 'Forecast', 'forecast']
+           'bootstrap_fit', 'difference', 'Equivalence', 'intercept_only', 'compare_forms', 'Forecast', 'forecast',
+           'retention', 'half_life', 'half_life_interval']
 
 # %% ../nbs/07_fits.ipynb #0b0ea8fb
 from collections import namedtuple
@@ -354,3 +355,42 @@ def forecast(
     n = np.asarray(_solve(fitci.fit.form, fitci.draws, target), float)
     lo, hi = np.quantile(n, tails(fitci.rows[2], level or fitci.level)[0], method="inverted_cdf")
     return Forecast(solve_for(fitci.fit, target), float(lo), float(hi), float(np.isinf(n).mean()))
+
+# %% ../nbs/07_fits.ipynb #6468cd86
+def retention(y, floor: float = 0.0) -> np.ndarray:
+    "Share of the initial effect left along curves y (..., N); `floor` is the value when nothing is left."
+    y = np.asarray(y, float)
+    if (y[..., 0] == floor).any():
+        raise AlignbookError(f"a curve starts at the floor {floor:g}: nothing is there to be retained")
+    return (y - floor) / (y[..., :1] - floor)
+
+
+def half_life(
+    steps,                  # (N,) increasing
+    y,                      # (N,) curve
+    floor: float = 0.0,     # value when nothing is left
+    share: float = 0.5,     # the share that counts as gone
+) -> float:                 # steps; inf if never
+    "First step at which the retained share falls to one half, by linear interpolation."
+    steps, left = np.asarray(steps, float), retention(y, floor)
+    i = int(np.argmax(left <= share))
+    if left[i] > share:
+        return np.inf
+    return float(steps[i - 1] + (steps[i] - steps[i - 1]) * (left[i - 1] - share) / (left[i - 1] - left[i]))
+
+
+def half_life_interval(
+    steps,                  # (N,) increasing
+    Y,                      # (S, N) one curve per seed or prompt
+    floor: float = 0.0,     # value when nothing is left
+    share: float = 0.5,     # the share that counts as gone
+    n_boot: int = 2000,     # resamples
+    seed: int = 0,          # of the resamples
+    level: float = 0.95,    # coverage
+) -> Interval:
+    "Half-life of the mean curve, resampling curves."
+    Y = np.asarray(Y, float)
+    draws = Y[np.random.default_rng(seed).integers(len(Y), size=(n_boot, len(Y)))].mean(1)
+    lives = [half_life(steps, y, floor, share) for y in draws]
+    found = np.quantile(lives, tails(len(Y), level)[0], method="inverted_cdf") if len(Y) > 1 else [np.nan] * 2
+    return Interval(half_life(steps, Y.mean(0), floor, share), *map(float, found), len(Y))

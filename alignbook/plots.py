@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'FAINT', 'MAX_BYTES', 'theme', 'spec_size', 'book_renderer', 'enable_charts', 'facts', 'caption', 'framed',
-           'curves', 'dots', 'bars', 'rate_table', 'rates', 'reliability', 'heat', 'BookDoc']
+           'curves', 'dots', 'bars', 'rate_table', 'mean_table', 'rates', 'reliability', 'heat', 'BookDoc']
 
 # %% ../nbs/08_plots.ipynb #2c6dd7da
 import importlib.util
@@ -239,12 +239,20 @@ def bars(
         layers.append(rule.encode(y=alt.Y(field=lo, type="quantitative"), y2=alt.Y2(field=hi)))
     return framed(alt.layer(*layers).properties(width=width, height=height), title, info)
 
-# %% ../nbs/08_plots.ipynb #cd4408e6
+# %% ../nbs/08_plots.ipynb #b99b4b06
 def rate_table(df: pd.DataFrame, k: str, n: str) -> pd.DataFrame:  # the rows with `rate`, `lo`, `hi`
     "Rates of column k in column n with Wilson intervals; `AlignbookError` unless 0 ≤ k ≤ n, n > 0."
     _tidy(df, k, n)
     found = [stats.wilson(int(a), int(b)) for a, b in zip(df[k], df[n], strict=True)]
     return df.assign(rate=[f.value for f in found], lo=[f.lo for f in found], hi=[f.hi for f in found])
+
+
+def mean_table(
+    df: pd.DataFrame, by: list[str], value: str, cluster: str = "seed", n_boot: int = 500,  # as `stats.mean_by`
+) -> pd.DataFrame:  # columns `by`, value, lo, hi
+    "Mean of a column for each group of rows, with intervals over whole clusters."
+    found = stats.mean_by(df, by, value, cluster, n_boot)
+    return pd.DataFrame([(*k, *i[:3]) for k, i in found.items()], columns=[*by, "value", "lo", "hi"])
 
 
 def rates(

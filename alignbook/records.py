@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['RUN_MIB', 'ALL_MIB', 'ROWS', 'TEXTS', 'FILES', 'CHECKED', 'FIELDS', 'plain', 'write_record', 'interval', 'Result',
-           'checked_words', 'read_info', 'runs', 'load', 'stored', 'verify', 'verify_all', 'results', 'side_by_side']
+           'checked_words', 'read_info', 'runs', 'load', 'stored', 'verify', 'verify_all', 'results', 'metric_table',
+           'side_by_side']
 
 # %% ../nbs/00b_records.ipynb #fba21336
 import contextlib
@@ -267,6 +268,20 @@ def results(
         out.append(row)
     columns = "chapter experiment tier model rows minutes date device freshness kb key"
     return pd.DataFrame(out, columns=columns.split())
+
+# %% ../nbs/00b_records.ipynb #74d50b86
+def metric_table(
+    run: Result,
+    names: tuple[str, ...],  # what the parts of a metric's name stand for
+    prefix: str = "",  # only metrics that begin so
+) -> pd.DataFrame:  # columns `names`, value, lo, hi
+    "Metrics `prefix + a/b` of a run as rows."
+    rows = []
+    for key, m in run.metrics.items():
+        parts = key.removeprefix(prefix).split("/")
+        if key.startswith(prefix) and len(parts) == len(names):
+            rows.append(dict(zip(names, parts, strict=True)) | {k: m.get(k) for k in ("value", "lo", "hi")})
+    return pd.DataFrame(rows)
 
 # %% ../nbs/00b_records.ipynb #7918abed
 def _overlap(a: dict | None, b: dict | None) -> bool | None:

@@ -3,13 +3,14 @@
 # %% auto #0
 __all__ = ['TIERS', 'PACKAGES', 'AlignbookError', 'check_tier', 'cache_dir', 'atomic_write', 'digest', 'fetch_package',
            'is_static', 'progress', 'seed_everything', 'seeded', 'pick_device', 'versions', 'machine', 'Settings',
-           'Experiment', 'experiment', 'chapters', 'experiments', 'note', 'take_notes']
+           'Experiment', 'experiment', 'chapters', 'experiments', 'grid', 'note', 'take_notes']
 
-# %% ../nbs/00_runtime.ipynb #3185634b
+# %% ../nbs/00_runtime.ipynb #531a97c7
 import contextlib
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -277,6 +278,13 @@ def experiments(
     names = [n for n in _modules() if n.partition("_")[0] == chapter]
     modules = [importlib.import_module(f"alignbook.experiments.{n}") for n in names]
     return {e.name: e for m in modules for e in vars(m).values() if isinstance(e, Experiment)}
+
+# %% ../nbs/00_runtime.ipynb #6872b638
+def grid(
+    **axes,  # name -> values
+) -> list[dict]:
+    "Every combination of the axes, as cells; the last axis varies fastest."
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 # %% ../nbs/00_runtime.ipynb #3ba201b8
 _NOTES: dict = {}

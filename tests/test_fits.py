@@ -195,3 +195,17 @@ def test_forecast_says_never():
     assert 0.2 < edge.p_never < 0.8 and edge.hi == np.inf
     wide = fits.forecast(ci, 1.0, level=0.99)
     assert wide.lo < soon.lo and wide.hi > soon.hi
+
+
+def test_half_life_and_retention():
+    t = np.arange(0, 200, 5)
+    assert fits.half_life(t, 0.25 + 0.5 * np.exp(-t / 40), floor=0.25) == pytest.approx(40 * np.log(2), abs=0.1)
+    assert fits.half_life([0, 10], [1.0, 0.0]) == 5 and fits.half_life(t, np.ones(t.size)) == np.inf
+    assert fits.retention([[0.9, 0.7, 0.5]], floor=0.5).tolist() == [pytest.approx([1, 0.5, 0])]
+    Y = np.exp(-t / 40) * (1 + 0.1 * np.random.default_rng(13).normal(size=(20, 1))) + 0.02
+    life = fits.half_life_interval(t, Y, floor=0.02)
+    assert life.lo <= 40 * np.log(2) + 0.1 and life.hi >= 40 * np.log(2) - 0.1 and life.n == 20
+    stays = np.vstack([np.exp(-t / 40)] * 3 + [np.ones(t.size)] * 3)
+    assert fits.half_life_interval(t, stays).hi == np.inf
+    with pytest.raises(AlignbookError, match="floor"):
+        fits.half_life(t, np.zeros(t.size))

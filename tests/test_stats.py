@@ -240,20 +240,6 @@ def test_random_direction_null():
     assert spiked.null > 0.8 and spiked.p > 0.05
 
 
-def test_half_life_and_retention():
-    t = np.arange(0, 200, 5)
-    assert stats.half_life(t, 0.25 + 0.5 * np.exp(-t / 40), floor=0.25) == pytest.approx(40 * np.log(2), abs=0.1)
-    assert stats.half_life([0, 10], [1.0, 0.0]) == 5 and stats.half_life(t, np.ones(t.size)) == np.inf
-    assert stats.retention([[0.9, 0.7, 0.5]], floor=0.5).tolist() == [pytest.approx([1, 0.5, 0])]
-    Y = np.exp(-t / 40) * (1 + 0.1 * np.random.default_rng(13).normal(size=(20, 1))) + 0.02
-    life = stats.half_life_interval(t, Y, floor=0.02)
-    assert life.lo <= 40 * np.log(2) + 0.1 and life.hi >= 40 * np.log(2) - 0.1 and life.n == 20
-    stays = np.vstack([np.exp(-t / 40)] * 3 + [np.ones(t.size)] * 3)
-    assert stats.half_life_interval(t, stays).hi == np.inf
-    with pytest.raises(AlignbookError, match="floor"):
-        stats.half_life(t, np.zeros(t.size))
-
-
 def test_multiple_tests_by_definition():
     p = np.array([0.04, 0.001, 0.3, 0.012, 0.02])
     order, m = np.argsort(p), p.size

@@ -4,15 +4,15 @@
 __all__ = ['KINDS', 'CODE', 'PLAY', 'order_metrics', 'exp_order', 'kind_documents', 'depth_metrics', 'exp_layers',
            'quote_metrics', 'exp_quotes', 'persona_metrics', 'exp_persona']
 
-# %% ../../nbs/23a_influence_order.ipynb #2d1dfac4
+# %% ../../nbs/23a_influence_order.ipynb #d3826e84
 import numpy as np
 
 from .. import corpus, data, ranking, stats
-from .influence_text import TextSettings, lm_for, metric, passages, sixths, survey
+from .influence_text import TextSettings, lm_for, passages, sixths, survey
 from ..runtime import experiment
 from ..tape import Text, texts
 
-# %% ../../nbs/23a_influence_order.ipynb #0c373351
+# %% ../../nbs/23a_influence_order.ipynb #ac7a2651
 def order_metrics(df, s) -> dict:
     "Mean influence by partition as a share of the forward one, and paired differences; relations and facts resampled."
     mean = df.pivot_table(index=["relation", "fact"], columns="partition", values="ekfac").dropna(axis=1).reset_index()
@@ -20,8 +20,8 @@ def order_metrics(df, s) -> dict:
     out = {f"{p}/forward": {"value": float(mean[p].mean() / unit), "n": len(mean)} for p in mean.columns[2:]}
     for a, b in (("rewording", "flipped"), ("flipped", "name"), ("removed", "flipped"), ("rewording", "other")):
         gap = mean.assign(gap=(mean[a] - mean[b]) / abs(unit))
-        out[f"{a} - {b}"] = metric(stats.hierarchical_bootstrap(gap, "gap", ("relation", "fact")))
-    out["facts with forward > flipped"] = metric(stats.wilson(int((mean.rewording > mean.flipped).sum()), len(mean)))
+        out[f"{a} - {b}"] = stats.hierarchical_bootstrap(gap, "gap", ("relation", "fact")).metric()
+    out["facts with forward > flipped"] = stats.wilson(int((mean.rewording > mean.flipped).sum()), len(mean)).metric()
     return out
 
 
@@ -96,21 +96,21 @@ def kind_documents(s: TextSettings, each: int = 8) -> list[tuple[str, Text]]:
     made = [(k, t) for k, bodies in found.items() for t in texts(lm, bodies[:each], s.tokens)]
     return made + [("general", p.text) for p in passages(s.model, s.tokens)[-each:]]
 
-# %% ../../nbs/23a_influence_order.ipynb #c10453e8
+# %% ../../nbs/23a_influence_order.ipynb #0844e00b
 def depth_metrics(df, s) -> dict:
     "Share of each sixth over the top ten of each query, centre of mass by kind, overlap by third."
     top = df.sort_values("ekfac", ascending=False).groupby("asked").head(10)
     parts = top[[f"depth{k}" for k in range(1, 7)]].to_numpy()
     shares = parts.sum(1, keepdims=True)
-    out = {f"share/{k + 1}": metric(stats.bootstrap(parts[:, k] / shares[:, 0], cluster=top.asked.to_numpy(), stat=np.median)) for k in range(6)}
+    out = {f"share/{k + 1}": stats.bootstrap(parts[:, k] / shares[:, 0], cluster=top.asked.to_numpy(), stat=np.median).metric() for k in range(6)}
     centre = top.groupby(["kind", "asked"]).centre.mean().reset_index()
-    out |= {f"centre/{k}": metric(stats.bootstrap(g.centre.to_numpy())) for k, g in centre.groupby("kind", sort=False)}
+    out |= {f"centre/{k}": stats.bootstrap(g.centre.to_numpy()).metric() for k, g in centre.groupby("kind", sort=False)}
     shared = {t: df.sort_values(t, ascending=False).groupby("asked").head(5).groupby("asked").overlap.mean() for t in ("lower", "middle", "upper")}
     for t in ("lower", "upper"):
-        out[f"overlap, {t} - middle"] = metric(stats.bootstrap(shared[t].to_numpy(), paired=shared["middle"].to_numpy()))
+        out[f"overlap, {t} - middle"] = stats.bootstrap(shared[t].to_numpy(), paired=shared["middle"].to_numpy()).metric()
     for a, b in (("lower", "middle"), ("lower", "upper"), ("middle", "upper")):
         rho = np.array([g[a].corr(g[b], method="spearman") for _, g in df.groupby("asked")])
-        out[f"rank correlation, {a} and {b}"] = metric(stats.bootstrap(rho))
+        out[f"rank correlation, {a} and {b}"] = stats.bootstrap(rho).metric()
     return out
 
 
@@ -138,7 +138,7 @@ def exp_layers(s, part):
             rows.append(row | {"centre": float(centre[q, j])})
     return rows
 
-# %% ../../nbs/23a_influence_order.ipynb #3c871236
+# %% ../../nbs/23a_influence_order.ipynb #a310fd7f
 def quote_metrics(df, s) -> dict:
     "Share of quotes whose passage is first, by kind and estimator; relative rank of the passage."
     out = {}
@@ -146,7 +146,7 @@ def quote_metrics(df, s) -> dict:
         place = df.assign(place=df.groupby(["kind", "quote"])[k].rank(ascending=False))
         place = place[place.planted == 1]
         for kind, g in [("all", place), *place.groupby("kind")]:
-            out[f"first/{kind}/{k}"] = metric(stats.wilson(int((g.place == 1).sum()), len(g)))
+            out[f"first/{kind}/{k}"] = stats.wilson(int((g.place == 1).sum()), len(g)).metric()
     return out
 
 
@@ -167,7 +167,7 @@ def exp_quotes(s, kind):
              for q in range(len(asked)) for i, d in enumerate(docs)]  # fmt: skip
     return [row | {k: float(v[q, i]) for k, v in found.items()} for q, i, row in about]
 
-# %% ../../nbs/23a_influence_order.ipynb #c18be252
+# %% ../../nbs/23a_influence_order.ipynb #47118ba4
 def persona_metrics(df, s) -> dict:
     "AUROC of descriptions against decoys and of either against filler, by role; their token overlap."
     out = {}
@@ -175,7 +175,7 @@ def persona_metrics(df, s) -> dict:
         for a, b in (("description", "decoy"), ("description", "filler"), ("decoy", "filler")):
             two = g[g.partition.isin([a, b])]
             for k in ("ekfac", "dot", "cosine"):
-                out[f"{role}/{a} over {b}/{k}"] = metric(stats.auroc(two[k].to_numpy(), (two.partition == a).to_numpy()))
+                out[f"{role}/{a} over {b}/{k}"] = stats.auroc(two[k].to_numpy(), (two.partition == a).to_numpy()).metric()
     mean = df.groupby("partition").overlap.mean()
     return out | {f"overlap/{p}": {"value": float(v), "n": int((df.partition == p).sum())} for p, v in mean.items()}
 

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['QUERIES', 'VIEWS', 'TextSettings', 'Passage', 'lm_for', 'written', 'passages', 'factors_for', 'begin', 'Sketch',
-           'sketches', 'Survey', 'survey', 'sixths', 'metric', 'ask_all', 'plan', 'scanned', 'tail_metrics', 'exp_scan',
-           'pieces', 'hits_of', 'whole', 'heat_metrics', 'exp_heat']
+           'sketches', 'Survey', 'survey', 'sixths', 'ask_all', 'plan', 'scanned', 'tail_metrics', 'exp_scan', 'pieces',
+           'hits_of', 'whole', 'heat_metrics', 'exp_heat']
 
 # %% ../../nbs/23_influence_text.ipynb #8cfcb009
 import functools
@@ -150,7 +150,7 @@ def sketches(model: str, tokens: int, fit: int, queries: tuple[Text, ...], rank:
         out[name] = Sketch(torch.cat([u for u, _ in each]), torch.cat([v for _, v in each]), owner)
     return out
 
-# %% ../../nbs/23_influence_text.ipynb #994faf48
+# %% ../../nbs/23_influence_text.ipynb #d5d6c98b
 class Survey(NamedTuple):
     "Scores of N passages for Q queries, by EK-FAC (0) and by dot product (1)."
 
@@ -189,11 +189,6 @@ def survey(s: TextSettings, queries: list[Text], docs: list[Text]) -> Survey:
 def sixths(layers: np.ndarray) -> np.ndarray:
     "Influence by layer (L, ...) summed over six parts of the depth: (6, ...)."
     return np.stack([part.sum(0) for part in np.array_split(layers, 6)])
-
-
-def metric(i, unit: str = "") -> dict:
-    "An interval as the record wants it."
-    return {"value": i.value, "lo": i.lo, "hi": i.hi, "n": i.n, "unit": unit}
 
 # %% ../../nbs/23_influence_text.ipynb #638da611
 QUERIES = [
@@ -237,7 +232,7 @@ def scanned(s: TextSettings, part: int) -> tuple[list[int], Survey]:
     docs = [plan(s)[0][i].text for i in numbers]
     return numbers, survey(s, ask_all(lm_for(s.model), s.queries), docs)
 
-# %% ../../nbs/23_influence_text.ipynb #bf68b15a
+# %% ../../nbs/23_influence_text.ipynb #19101e9d
 def tail_metrics(df, s) -> dict:
     "Exponent, fit, share of the top 1 %, search length and keyword hits, by query and on average."
     out, lists = {}, {k: [] for k in ("ekfac", "dot", "cosine", "share")}
@@ -248,13 +243,13 @@ def tail_metrics(df, s) -> dict:
             lists[k].append(int(seen.nlargest(s.tail, k).keyword.sum()))
         if (seen.ekfac > 0).sum() > s.tail:
             fit = ranking.tail(seen.ekfac, s.tail)
-            out[f"alpha/{name}"], out[f"p/{name}"] = metric(fit.alpha), {"value": fit.p, "n": s.tail}
+            out[f"alpha/{name}"], out[f"p/{name}"] = fit.alpha.metric(), {"value": fit.p, "n": s.tail}
             rival = ranking.alternatives(fit, ["exponential"]).set_index("name").daic["exponential"]
             out[f"exponential minus power law, AIC/{name}"] = {"value": float(rival), "n": s.tail}
-            out[f"needed/{name}"] = metric(ranking.sequences_needed(seen.ekfac, found.ekfac, min(10, len(found)), s.tail))
-    out["share1"] = metric(stats.bootstrap(np.array(lists["share"])))
+            out[f"needed/{name}"] = ranking.sequences_needed(seen.ekfac, found.ekfac, min(10, len(found)), s.tail).metric()
+    out["share1"] = stats.bootstrap(np.array(lists["share"])).metric()
     for k in ("dot", "cosine"):
-        out[f"hits, ekfac - {k}"] = metric(stats.bootstrap(np.array(lists["ekfac"], float), paired=np.array(lists[k], float)))
+        out[f"hits, ekfac - {k}"] = stats.bootstrap(np.array(lists["ekfac"], float), paired=np.array(lists[k], float)).metric()
     return out | {f"hits/{k}": {"value": float(np.mean(lists[k])), "n": len(lists[k])} for k in ("ekfac", "dot", "cosine")}
 
 

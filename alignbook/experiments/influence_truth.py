@@ -4,7 +4,7 @@
 __all__ = ['RATIOS', 'LdsSettings', 'exp_lds', 'RemovalSettings', 'removal_metrics', 'exp_removal', 'LabelSettings', 'exp_labels',
            'label_metrics']
 
-# %% ../../nbs/22a_influence_truth.ipynb #60364edf
+# %% ../../nbs/22a_influence_truth.ipynb #9490618f
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import stats as sps
 
 from .. import stats
 from ..ekfac import self_influence
-from .influence import SIMPLE, grid, means, start
+from .influence import LABEL, SIMPLE, means, start
 from ..influence import flatten
 from ..problems import InfluenceSettings, fit, problem
 from alignbook.retraining import (
@@ -25,7 +25,7 @@ from alignbook.retraining import (
     retrained_value,
     shapley,
 )
-from ..runtime import experiment, note
+from ..runtime import experiment, grid, note
 from ..tape import gradients
 
 # %% ../../nbs/22a_influence_truth.ipynb #093b0d3a

@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'TASKS', 'TOPICS', 'MIXES', 'PREAMBLES', 'MsjSettings', 'LongSettings', 'ReplySettings', 'MiddleSettings',
-           'doubling', 'grid', 'toy_lm', 'model_for', 'string_and_targets', 'plain_answers', 'curve_rows', 'matrix',
-           'law_metrics', 'mean_metrics', 'metric', 'exp_law', 'exp_rate', 'exp_controls', 'exp_tasks', 'exp_formats',
+           'doubling', 'toy_lm', 'model_for', 'string_and_targets', 'plain_answers', 'curve_rows', 'matrix',
+           'law_metrics', 'mean_metrics', 'exp_law', 'exp_rate', 'exp_controls', 'exp_tasks', 'exp_formats',
            'exp_topics', 'exp_composition', 'exp_temperature', 'exp_tags', 'exp_head', 'head_exponent']
 
-# %% ../../nbs/51_msj_results.ipynb #3ba34745
+# %% ../../nbs/51_msj_results.ipynb #7628aca8
 import functools
 import itertools
 import random
@@ -18,10 +18,10 @@ import torch
 from .. import data, fits, msj, stats
 from ..models import LM, load, tiny
 from ..msj import Shot, draw_shots, many_shot, nll_curve, probe_curve, rate_curve
-from ..runtime import AlignbookError, Settings, experiment, note
+from ..runtime import AlignbookError, Settings, experiment, grid, note
 from ..training import pretrain
 
-# %% ../../nbs/51_msj_results.ipynb #7f1bf7a3
+# %% ../../nbs/51_msj_results.ipynb #f5d7be4a
 @dataclass(frozen=True)
 class MsjSettings(Settings):
     "Strings of shots on one model; `seeds` counts strings for each condition."
@@ -68,11 +68,6 @@ class MiddleSettings(MsjSettings):
 def doubling(most: int) -> list[int]:
     "0, 1, 2, 4, ... up to `most`."
     return [0, *itertools.takewhile(lambda n: n <= most, (2**i for i in range(20)))]
-
-
-def grid(**axes) -> list[dict]:
-    "Every combination of the axes, as cells."
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 # %% ../../nbs/51_msj_results.ipynb #02ea2138
 # one card: the same code, longer strings, more of them
@@ -131,7 +126,7 @@ def curve_rows(curve: msj.Curve) -> list[dict]:
     columns = zip(curve.nll.tolist(), curve.first.tolist(), curve.tokens.tolist(), strict=True)
     return [{"n": n, "nll": a, "first": f, "tokens": t} for n, (a, f, t) in enumerate(columns)]
 
-# %% ../../nbs/51_msj_results.ipynb #82fa4dcb
+# %% ../../nbs/51_msj_results.ipynb #41c3622a
 def matrix(
     df,  # rows with `unit`, n and `value`
     value: str = "nll",
@@ -157,22 +152,13 @@ def law_metrics(df, by: list[str], value: str = "nll", form: str = "power") -> d
             continue
         fit = fits.bootstrap_fit(n, y, form)
         for p in ("C", "alpha", "K"):
-            out[f"{name}/{p}"] = metric(fit[p])
+            out[f"{name}/{p}"] = fit[p].metric()
     return out
 
 
 def mean_metrics(df, by: list[str], value: str, unit: str = "") -> dict:
-    "Mean of a column in each group, strings resampled for the interval."
-    out = {}
-    for key, group in df.groupby(by, sort=False):
-        got = stats.bootstrap(group[value].to_numpy(float), cluster=group.seed.to_numpy(), n_boot=2000)
-        out["/".join(map(str, key))] = metric(got, unit)
-    return out
-
-
-def metric(i, unit: str = "") -> dict:
-    "An interval as the record wants it."
-    return {"value": i.value, "lo": i.lo, "hi": i.hi, "n": i.n, "unit": unit}
+    "Mean of a column in each group, strings resampled for the interval; no width where all strings agree on 0 or 1."
+    return stats.metrics(stats.mean_by(df, by, value), unit)
 
 # %% ../../nbs/51_msj_results.ipynb #5c601ee0
 @experiment(
@@ -367,7 +353,7 @@ def exp_tags(s, seed):
         {"depth": d, "n": n, "cosine": float(c)} for d, row in zip(depths, cosines, strict=True) for n, c in enumerate(row)
     ]
 
-# %% ../../nbs/51_msj_results.ipynb #0eb5c6a0
+# %% ../../nbs/51_msj_results.ipynb #11dce362
 @experiment(
     settings=MsjSettings(),
     cells=lambda s: grid(varied=(False, True), seed=range(s.seeds)),
@@ -385,4 +371,4 @@ def exp_head(s, varied, seed):
 def head_exponent(df) -> dict:
     "Log-log slope by seed: mean and interval."
     slopes = np.array([-np.polyfit(np.log(g.n), np.log(g.error), 1)[0] for _, g in df.groupby("seed")])
-    return metric(stats.bootstrap(slopes, n_boot=2000))
+    return stats.bootstrap(slopes, n_boot=2000).metric()

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PAIRS', 'WARNING', 'DEFENCES', 'benign_examples', 'tuned', 'exp_sft', 'exp_targeted', 'says', 'exp_defences']
 
-# %% ../../nbs/52_msj_mitigations.ipynb #a36561e9
+# %% ../../nbs/52_msj_mitigations.ipynb #584a265d
 import itertools
 import random
 
@@ -12,19 +12,18 @@ from alignbook.experiments.msj import (
     MsjSettings,
     curve_rows,
     doubling,
-    grid,
     law_metrics,
     mean_metrics,
     model_for,
     plain_answers,
     string_and_targets,
 )
-from ..models import LM, detach_lora
+from ..models import LM
 from ..msj import draw_shots, many_shot, nll_curve, probe_curve, rate_curve
-from ..runtime import experiment, note
+from ..runtime import experiment, grid, note
 from ..training import TrainSettings, sft
 
-# %% ../../nbs/52_msj_mitigations.ipynb #3b50d1f5
+# %% ../../nbs/52_msj_mitigations.ipynb #c4aa2690
 def benign_examples(s, b: str, seed: int, n: int, most_shots: int = 0) -> list[dict]:
     "Training examples whose completion is the normal answer, after 0 to `most_shots` shots of the behaviour."
     rng, plain, out = random.Random(f"train {seed}"), msj.FORMATS["plain"], []
@@ -44,8 +43,7 @@ def tuned(s, lm: LM, examples: list[dict], seed: int, measure) -> list[dict]:
         rows.extend({"step": int(step)} | r for r in measure(model))
 
     t = TrainSettings(steps=s.steps, lr=s.lr, batch_size=4, lora_rank=8, max_length=512, seed=seed, save_every=every)
-    after = sft(lm, examples, t, on_checkpoint)
-    detach_lora(after)
+    sft(lm, examples, t, on_checkpoint)  # trains a copy
     return rows
 
 

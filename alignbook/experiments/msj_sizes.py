@@ -4,16 +4,16 @@
 __all__ = ['QUESTIONS', 'TASK_COUNT', 'NOISE', 'USUAL', 'RARE', 'LadderSettings', 'world', 'documents', 'ideal_nll',
            'ladder_metrics', 'exp_sizes']
 
-# %% ../../nbs/53_msj_sizes.ipynb #dd9304e2
+# %% ../../nbs/53_msj_sizes.ipynb #df076013
 import functools
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
-from .msj import grid, law_metrics, mean_metrics
+from .msj import law_metrics, mean_metrics
 from ..models import tiny
-from ..runtime import Settings, digest, experiment, note, seeded
+from ..runtime import Settings, digest, experiment, grid, note, seeded
 from ..training import pretrain
 
 # %% ../../nbs/53_msj_sizes.ipynb #a5cb5f01
