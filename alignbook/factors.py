@@ -321,11 +321,11 @@ def fit_factors(
 
 STAGES = ("passes", "covariances", "eigenbases", "squares")
 
-# %% ../nbs/20a_factors.ipynb #1e606600
+# %% ../nbs/20a_factors.ipynb #ce1ad5c5
 def _fit_group(model, recorders, modules, count, spent, out, name, blocks, diagonal) -> dict[str, Tensor]:
     "All stages for one group of layers: tensors '<layer>/<part>' as in the file, plus 'tokens'."
     like = next(model.parameters())
-    done = [out / f"{name}.safetensors"] if out else []
+    done = []
 
     def total(stage, make):
         sums: dict = {}
@@ -353,7 +353,7 @@ def _fit_group(model, recorders, modules, count, spent, out, name, blocks, diago
     if world()[1] > 1:
         dist.barrier()  # nobody may still be reading a piece that is about to go
     if out and world()[0] == 0:
-        for path in done[1:]:
+        for path in done:
             path.unlink(missing_ok=True)
     return made
 

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from alignbook import data, runtime
-from alignbook.data import SOURCES, attributions, digest_of, fetch, filler, mild, repair, sample, split
+from alignbook.data import SOURCES, attributions, digest_of, fetch, mild, repair, sample, split
 from alignbook.runtime import AlignbookError, cache_dir, digest
 
 SCHEMA = {  # name: (least rows, fields)
@@ -156,12 +156,6 @@ def test_split_is_a_partition_and_keeps_groups_together():
         split(rows, fractions=(0.8, 0.4))
     with pytest.raises(AlignbookError, match="no field 'story'"):
         split(rows, by="story")
-
-
-@pytest.mark.parametrize("n", [0, 1, 777, 30_000])  # the last is longer than all passages together
-def test_filler_has_the_length_asked_for(n):
-    assert len(filler(n, seed=5).split()) == n
-    assert filler(200, seed=5) == filler(200, seed=5)
 
 
 def test_mild():

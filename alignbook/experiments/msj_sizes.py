@@ -4,7 +4,7 @@
 __all__ = ['QUESTIONS', 'TASK_COUNT', 'NOISE', 'USUAL', 'RARE', 'LadderSettings', 'world', 'documents', 'ideal_nll',
            'ladder_metrics', 'exp_sizes']
 
-# %% ../../nbs/53_msj_sizes.ipynb #df076013
+# %% ../../nbs/53_msj_sizes.ipynb #1e4a5152
 import functools
 from dataclasses import asdict, dataclass
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from .msj import law_metrics, mean_metrics
-from ..models import tiny
-from ..runtime import Settings, digest, experiment, grid, note, seeded
+from ..models import tiny, weight_digest
+from ..runtime import Settings, experiment, grid, note, seeded
 from ..training import pretrain
 
 # %% ../../nbs/53_msj_sizes.ipynb #a5cb5f01
@@ -68,7 +68,7 @@ def ladder_metrics(df) -> dict:
         out |= {f"excess@{n}/{k}": v for k, v in mean_metrics(cut, ["width"], "excess", "nats").items()}
     return out
 
-# %% ../../nbs/53_msj_sizes.ipynb #defdd86e
+# %% ../../nbs/53_msj_sizes.ipynb #8c435fe0
 @experiment(
     settings=LadderSettings(),
     cells=lambda s: grid(width=s.widths, seed=range(s.seeds)),
@@ -94,7 +94,7 @@ def exp_sizes(s, width, seed):
         logits = lm.model(x).logits[:, :-1]
         nll = torch.nn.functional.cross_entropy(logits.mT, x[:, 1:], reduction="none")[:, ::2].numpy()
     ideal = ideal_nll(docs)
-    note("model", {"name": "scratch", "digest": digest([s.widths, s.steps])})
+    note("model", {"name": "scratch", "digest": weight_digest(lm.model)})
     return [
         {"n": n, "parameters": lm.size, "nll": float(nll[:, n].mean()), "ideal": float(ideal[:, n].mean()), "loss": losses[-1]}
         for n in range(s.shots)
