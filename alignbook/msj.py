@@ -229,7 +229,7 @@ def nll_each(
     cut = [(string.ids[: string.spans[n][1]], string.spans[n][0]) for n in counts]
     return torch.stack([-score_ids(lm, [ids], [start])[0].sum() for ids, start in cut])
 
-# %% ../nbs/50_msj.ipynb #e21c0230
+# %% ../nbs/50_msj.ipynb #dbf5e05b
 class Curve(NamedTuple):
     "Cost of the answer at 0, 1, ..., N - 1 shots."
 
@@ -245,6 +245,8 @@ def nll_curve(
     temperature: float = 1.0,  # logits are divided by it
 ) -> Curve:
     "The whole learning curve from one forward pass."
+    if temperature <= 0 or not string.spans:
+        raise AlignbookError(f"temperature {temperature}, {len(string.spans)} answers: both must be above 0")
     at = torch.tensor([t for a, b in string.spans for t in range(a, b)], device=lm.device)
     x = torch.tensor([string.ids], device=lm.device)
     logits = lm.model(x, logits_to_keep=at - 1, use_cache=False).logits[0]
@@ -257,7 +259,7 @@ def nll_curve(
 def _cost(logits: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), want, reduction="none")
 
-# %% ../nbs/50_msj.ipynb #934fcf01
+# %% ../nbs/50_msj.ipynb #1ae1c2cf
 def _prefixes(lm: LM, ids: list[int], lengths: dict[int, int]):
     "Yield (count, prefix or None) from the longest context to the shortest; None when nothing precedes."
     longest = max(lengths.values())
@@ -266,7 +268,9 @@ def _prefixes(lm: LM, ids: list[int], lengths: dict[int, int]):
         yield n, prefix.crop(lengths[n]) if prefix and lengths[n] > 1 else None
 
 
-def _lengths(context: ManyShot, counts: list[int]) -> dict[int, int]:
+def _lengths(context: ManyShot, counts: list[int], targets: list[Shot]) -> dict[int, int]:
+    if not len(counts) or not len(targets):
+        raise AlignbookError(f"{len(counts)} counts, {len(targets)} targets: at least one of each is needed")
     if bad := [n for n in counts if not 0 <= n < len(context.ends)]:
         raise AlignbookError(f"{bad[0]} shots asked of a context that has {len(context.ends) - 1}")
     return {n: context.ends[n] for n in counts}
@@ -283,7 +287,7 @@ def probe_curve(
     asked, answers = [ask(lm, t.question, fmt) for t in targets], [answer_ids(lm, t.answer, fmt) for t in targets]
     ids, starts = [q + a for q, a in zip(asked, answers, strict=True)], [len(q) for q in asked]
     got = {}
-    for n, prefix in _prefixes(lm, context.ids, _lengths(context, counts)):
+    for n, prefix in _prefixes(lm, context.ids, _lengths(context, counts, targets)):
         lp = score_after(lm, prefix, ids, starts) if prefix else score_ids(lm, ids, starts)
         got[n] = torch.stack([-t.sum() for t in lp])
     return torch.stack([got[n] for n in counts])
@@ -303,7 +307,7 @@ def filler(
         text += 1
     return ManyShot(ids[: len(like.ids)], [], like.ends)
 
-# %% ../nbs/50_msj.ipynb #baf0e710
+# %% ../nbs/50_msj.ipynb #4cd671e9
 def rate_curve(
     lm: LM,
     context: ManyShot,
@@ -320,7 +324,7 @@ def rate_curve(
     b, f = behaviour(b), format_of(fmt)
     prompts = [suffix + f.ask + t.question + f.asked for t in targets]
     stop, rows = (f.answered,) if f.answered.strip() else ("\n",), []
-    for n, prefix in _prefixes(lm, context.ids, _lengths(context, counts)):
+    for n, prefix in _prefixes(lm, context.ids, _lengths(context, counts, targets)):
         replies = generate(lm, prompts, max_new_tokens, temperature, seed, stop, len(prompts), prefix)
         for i, (t, reply) in enumerate(zip(targets, replies, strict=True)):
             rows.append({"n": n, "target": i, "shown": bool(b.check(reply, t)), "reply": reply.strip()})

@@ -178,7 +178,7 @@ def curves(
         chart = chart.facet(facet=alt.Facet(field=facet, type="nominal", title=None, sort=None), columns=2)
     return framed(chart, title, info)
 
-# %% ../nbs/08_plots.ipynb #e0cdb59c
+# %% ../nbs/08_plots.ipynb #d4966092
 def dots(
     df: pd.DataFrame,  # one row per estimate
     y: str,  # column with the condition's name
@@ -197,8 +197,9 @@ def dots(
     groups = data[color].nunique() if color else 1
     where, look = {"y": _series(alt.Y, y).axis(title=None, grid=False, domain=False, ticks=False)}, {}
     if color:
-        where |= {"yOffset": _series(alt.YOffset, color), "color": _series(alt.Color, color)}
-        look = {"shape": _series(alt.Shape, color)}
+        paint = _series(alt.Color, color).legend(symbolType="circle")
+        where |= {"yOffset": _series(alt.YOffset, color), "color": paint}
+        look = {"shape": _series(alt.Shape, color).legend(None)}
     base = alt.Chart(data).encode(**where)
     low = _quantity(alt.X, lo, xtitle or x, logx, form=xformat, pad=10)
     rule = base.mark_rule(strokeWidth=2.2, color=PALETTE[0]).encode(x=low, x2=alt.X2(field=hi))

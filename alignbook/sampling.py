@@ -116,7 +116,7 @@ class Server:
         scored = zip(got["token_logprobs"], ends, strict=True)
         return sum(lp for lp, end in scored if lp is not None and end > len(prompt))
 
-# %% ../nbs/03_sampling.ipynb #a55bdddb
+# %% ../nbs/03_sampling.ipynb #7bc8a20d
 @dataclass
 class Prefix:
     "A text that many prompts begin with, with its attention keys and values."
@@ -131,9 +131,12 @@ class Prefix:
         return cache
 
     def crop(self, tokens: int) -> "Prefix":
-        "Keep only the first `tokens` (at least 2) tokens, in place."
+        "Keep only the first `tokens` (at least 2) tokens, in place; raises `AlignbookError` for a sliding window."
         if tokens < len(self.ids):
-            self.cache.crop(tokens - len(self.ids))  # negative: how many to drop
+            try:
+                self.cache.crop(tokens - len(self.ids))  # negative: how many to drop
+            except RuntimeError as e:  # a sliding window has forgotten what would have to come back
+                raise AlignbookError(f"this prefix cannot be shortened: take a model with full attention ({e})") from e
         self.ids = self.ids[:tokens]
         return self
 

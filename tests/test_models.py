@@ -1,7 +1,9 @@
 """The embedded model, folders, tiny decoders and adapters: right, quick, and clear when something is missing."""
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -101,6 +103,39 @@ def test_lora_attach_train_save_load_detach(toy, tmp_path):
         models.load_lora(toy, tmp_path / "none")
     with pytest.raises(AlignbookError, match="no LoRA adapter to detach"):
         models.detach_lora(models.tiny(["a"]))
+
+
+def test_unknown_dtype_and_truncated_weights_are_named(toy, tmp_path):
+    with pytest.raises(AlignbookError, match="unknown dtype 'float33'"):
+        models.load(dtype="float33")
+    toy.model.save_pretrained(tmp_path)
+    toy.tok.save_pretrained(tmp_path)
+    assert models.load(tmp_path).size == toy.size
+    models._load.cache_clear()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(AlignbookError, match=f"{tmp_path.name}' are truncated"):
+        models.load(tmp_path)
+
+
+def test_two_first_loads_do_not_meet(tmp_path, monkeypatch):
+    "Both unpack at the same time, over what a killed load left; one folder stays, and it is whole."
+    monkeypatch.setenv("ALIGNBOOK_CACHE", str(tmp_path))
+    folder, both = tmp_path / "models" / "smollm2-135m", threading.Barrier(2)
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("half")
+
+    def unpack(name, where):
+        where.mkdir()
+        (where / "model.safetensors").write_text("whole")
+        both.wait(10)
+        (where / "manifest.json").write_text(json.dumps({"digest": digest(where / "model.safetensors", 64)}))
+
+    monkeypatch.setattr(models, "_unpack", unpack)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: models._dequantise("smollm2-135m", folder), range(2)))
+    assert models._embedded("smollm2-135m")[0] == folder
+    assert [p.name for p in folder.parent.iterdir()] == ["smollm2-135m"] and len(list(folder.iterdir())) == 2
 
 
 def test_copy_is_independent(toy):

@@ -185,6 +185,9 @@ def test_a_substring_rule_fails_the_exam():
         (lambda lm: msj.many_shot(lm, PAIRS, "morse"), "unknown format 'morse'"),
         (lambda lm: msj.control(PAIRS, "none"), "unknown control"),
         (lambda lm: msj.probe_curve(lm, msj.many_shot(lm, PAIRS[:3]), PAIRS[:1], [4]), "4 shots asked"),
+        (lambda lm: msj.probe_curve(lm, msj.many_shot(lm, PAIRS[:3]), [], [1]), "1 counts, 0 targets"),
+        (lambda lm: msj.rate_curve(lm, msj.many_shot(lm, PAIRS[:3]), PAIRS[:1], "pirate", []), "0 counts, 1 targets"),
+        (lambda lm: msj.nll_curve(lm, msj.many_shot(lm, PAIRS[:3]), 0), "temperature 0, 3 answers: both must be"),
         (lambda lm: msj.forecast_shots(None, 1.5), "between 0 and 1"),
     ],
 )

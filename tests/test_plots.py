@@ -170,3 +170,9 @@ def test_heat_centres_its_colours_on_the_neutral_value():
 def test_book_doc_has_no_rule_that_sphinx_refuses():
     text = plots.BookDoc(plots.caption)._repr_markdown_()
     assert text.startswith("**caption**") and "---" not in text.splitlines()
+
+
+def test_dots_in_color_have_one_legend():
+    spec = plots.dots(LAWS, "shots", "nll", "lo", "hi", "model").to_dict()
+    shapes = [layer["encoding"]["shape"]["legend"] for layer in spec["layer"] if "shape" in layer["encoding"]]
+    assert shapes == [None]

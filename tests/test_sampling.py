@@ -189,3 +189,14 @@ def test_server_errors_are_one_sentence(server):
         sampling.generate(sampling.Server(server[0], "other"), ["w1"], 1)
     with pytest.raises(AlignbookError, match="is the server running"):
         sampling.generate(sampling.Server("http://127.0.0.1:9/v1", "toy", timeout=2), ["w1"], 1)
+
+
+def test_a_sliding_window_cannot_be_cropped():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    shape = dict(vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = MistralConfig(num_key_value_heads=2, sliding_window=4, max_position_embeddings=64, **shape)
+    lm = sampling.LM(MistralForCausalLM(config).eval(), None, "slides")
+    prefix = sampling.share_prefix(lm, [3, 4, 5, 6, 7, 8, 3, 4])
+    with pytest.raises(AlignbookError, match="cannot be shortened: take a model with full attention"):
+        prefix.crop(5)
