@@ -5,8 +5,9 @@ __all__ = ['QUERIES', 'VIEWS', 'TextSettings', 'Passage', 'lm_for', 'written', '
            'sketches', 'Survey', 'survey', 'sixths', 'ask_all', 'plan', 'scanned', 'tail_metrics', 'exp_scan', 'pieces',
            'hits_of', 'whole', 'heat_metrics', 'exp_heat']
 
-# %% ../../nbs/23_influence_text.ipynb #8cfcb009
+# %% ../../nbs/23_influence_text.ipynb #bc702e68
 import functools
+import inspect
 import random
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def lm_for(model: str) -> LM:
     pretrain(lm, lambda step: (rows, rows), 20, lr=1e-2, desc="tiny")
     return lm
 
-# %% ../../nbs/23_influence_text.ipynb #2b5fc06b
+# %% ../../nbs/23_influence_text.ipynb #7164788c
 def written() -> list[tuple[str, str, str]]:
     "(source, title, text) of everything that is cut into passages."
     found = [("boolq", r["title"], r["passage"]) for r in data.sample("boolq_passages")]
@@ -103,7 +104,8 @@ def passages(model: str, tokens: int) -> tuple[Passage, ...]:
 def factors_for(model: str, tokens: int, fit: int) -> Factors:
     "EK-FAC of all MLP matrices, fitted on the first passages; kept in the cache for a real model."
     lm, items = lm_for(model), [p.text for p in passages(model, tokens)[:fit]]
-    kept = cache_dir("factors") / digest([lm.name, lm.digest, items]) if lm.digest else None
+    code = [inspect.getsource(inspect.getmodule(f)) for f in (fit_factors, record)]  # another fit, another folder
+    kept = cache_dir("factors") / digest([lm.name, lm.digest, items, code]) if lm.digest else None
     return fit_factors(lm.model, items, out=kept)
 
 
