@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from . import judging
 from .runtime import AlignbookError
 
-# %% ../nbs/10b_frontdesk.ipynb #f1475fbd
+# %% ../nbs/10b_frontdesk.ipynb #2a8cb2fa
 PLACES = ("library", "pool", "museum", "bakery", "theatre", "garden", "clinic", "gym", "cinema", "bank", "market", "harbour")
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -36,7 +36,7 @@ GREETING = (
     "Hello.", "Good evening.", "May I ask something?", "Hi there.",
 )  # fmt: skip
 
-
+# %% ../nbs/10b_frontdesk.ipynb #472c73cd
 @dataclass(frozen=True)
 class Item:
     "One visitor: what the card says, what is asked, and the answer."
