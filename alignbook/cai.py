@@ -52,7 +52,7 @@ class Constitution:
         "Draw `n` principles, independently and uniformly (§3.1)."
         return random.Random(f"principles {seed}").choices(self.principles, k=n)
 
-# %% ../nbs/10_cai.ipynb #9c8a1b5f
+# %% ../nbs/10_cai.ipynb #31a47d3d
 FORMS = {f.name for f in fields(Principle)}
 EXAMPLE = ("conversation", "response", "critique", "revision")
 
@@ -97,7 +97,7 @@ def constitution(
         about = "Bai et al. 2022, critique and revision requests, as shipped by langchain-classic 1.0.8"
         return Constitution("bai2022", _principles(sample("cai_principles"), "bai2022"), (), about, "MIT")
     where = "the list" if isinstance(source, list) else str(source)
-    path = assets() / "data" / "cai_front_desk.json" if source == "front-desk" else source
+    path = assets() / "constitutions" / "front_desk.json" if source == "front-desk" else source
     raw = source if isinstance(source, list) else _read(Path(path))
     if not isinstance(raw, (dict, list)):
         raise AlignbookError(f"{where} holds a {type(raw).__name__}: a constitution is a list of principles or an object with 'principles'")
@@ -147,7 +147,21 @@ def _sampler(lm, shots: str, temperature: float, tokens: int) -> Callable:
 
     return say
 
-# %% ../nbs/10_cai.ipynb #a4bc4857
+# %% ../nbs/10_cai.ipynb #579e4c2b
+def _round(say, prompts, texts, drawn, critique: str, k: int, seed: int) -> list[dict]:
+    "One round for all items."
+    said = [""] * len(prompts)
+    if CRITIQUE[critique]:
+        said = say([critique_prompt(*x) for x in zip(prompts, texts, drawn, strict=True)], seed + 2 * k)
+    if critique == "irrelevant":
+        said = said[1:] + said[:1]
+    new = say([revision_prompt(*x) for x in zip(prompts, texts, drawn, said, strict=True)], seed + 2 * k + 1)
+    return [
+        {"item": i, "round": k, "principle": p.name, "critique": c, "text": t or old, "empty": not t}
+        for i, (p, c, t, old) in enumerate(zip(drawn, said, new, texts, strict=True))
+    ]
+
+# %% ../nbs/10_cai.ipynb #174bc8e5
 def critique_revise(
     lm,  # LM or Server; in the paper the model that wrote the replies
     prompts: list[str],  # N conversations, up to where the reply begins
@@ -164,25 +178,16 @@ def critique_revise(
     if critique not in CRITIQUE:
         raise AlignbookError(f"unknown kind of critique {critique!r}: choose one of {', '.join(CRITIQUE)}")
     if len(prompts) != len(responses) or not prompts or rounds < 0:
-        raise AlignbookError(f"{len(prompts)} prompts, {len(responses)} responses, {rounds} rounds: give one response a prompt, and no negative rounds")
-    plan = [getattr(lm, "digest", "") or lm.name, prompts, responses, book.digest, critique, temperature, max_new_tokens, seed]
-    done = _resume(out, digest(plan), len(prompts))
-    rows = done or [{"item": i, "round": 0, "principle": "", "critique": "", "text": t, "empty": False} for i, t in enumerate(responses)]
+        raise AlignbookError(f"{len(prompts)} prompts, {len(responses)} responses, {rounds} rounds: one response a prompt, rounds >= 0")
+    plan = digest([getattr(lm, "digest", "") or lm.name, prompts, responses, book.digest, critique, temperature, max_new_tokens, seed])
+    rows = _resume(out, plan, len(prompts)) or [
+        {"item": i, "round": 0, "principle": "", "critique": "", "text": t, "empty": False} for i, t in enumerate(responses)
+    ]
     say = _sampler(lm, worked_examples(book, CRITIQUE[critique]), temperature, max_new_tokens)
-    start = rows[-1]["round"]
-    for k in progress(range(start + 1, rounds + 1), desc="critique and revise"):
-        texts, drawn = [r["text"] for r in rows[-len(prompts) :]], book.draw(len(prompts), digest([seed, k], 8))
-        said = [""] * len(prompts)
-        if CRITIQUE[critique]:
-            said = say([critique_prompt(*x) for x in zip(prompts, texts, drawn, strict=True)], 1000 * seed + 2 * k)
-        if critique == "irrelevant":
-            said = said[1:] + said[:1]
-        new = say([revision_prompt(*x) for x in zip(prompts, texts, drawn, said, strict=True)], 1000 * seed + 2 * k + 1)
-        rows += [
-            {"item": i, "round": k, "principle": p.name, "critique": c, "text": t or old, "empty": not t}
-            for i, (p, c, t, old) in enumerate(zip(drawn, said, new, texts, strict=True))
-        ]
-        _save(out, digest(plan), rows)
+    for k in progress(range(rows[-1]["round"] + 1, rounds + 1), desc="critique and revise"):
+        drawn = book.draw(len(prompts), digest([seed, k], 8))
+        rows += _round(say, prompts, [r["text"] for r in rows[-len(prompts) :]], drawn, critique, k, 1000 * seed)
+        _save(out, plan, rows)
     return [r for r in rows if r["round"] <= rounds]
 
 # %% ../nbs/10_cai.ipynb #84712d96
