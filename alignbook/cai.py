@@ -52,7 +52,7 @@ class Constitution:
         "Draw `n` principles, independently and uniformly (§3.1)."
         return random.Random(f"principles {seed}").choices(self.principles, k=n)
 
-# %% ../nbs/10_cai.ipynb #31a47d3d
+# %% ../nbs/10_cai.ipynb #b2009393
 FORMS = {f.name for f in fields(Principle)}
 EXAMPLE = ("conversation", "response", "critique", "revision")
 
@@ -88,7 +88,7 @@ def _read(path: Path) -> dict | list:
     except json.JSONDecodeError as e:
         raise AlignbookError(f"{path} is no JSON (line {e.lineno}: {e.msg}): mend it, or see constitution()") from e
 
-
+# %% ../nbs/10_cai.ipynb #7e8c9a0f
 def constitution(
     source: str | Path | list[dict] = "front-desk",  # "front-desk", "bai2022", a .json or .jsonl file, or principles
 ) -> Constitution:
