@@ -281,6 +281,133 @@ def test_influence_that_cannot_be_unpacked_leaves_the_table(show):
     assert find(driver, "[data-widget=influence] details").get_attribute("open") is not None
 
 
+def stepper():
+    """Three examples of two or three rounds; every text tries to be markup."""
+    rows = []
+    for i, n in enumerate((3, 3, 2)):
+        for k in range(n):
+            text = f"reply {i} {HOSTILE} version{k}"
+            said = {"principle": f"{HOSTILE} principle {k}", "critique": f"critique {i} {k}"} if k else {}
+            row = {"item": i, "round": k, "text": text, "prompt": f"Card: {HOSTILE}\n\nHuman: question {i}"}
+            rows.append(row | said | {"harm": int(k == 0), "help": int(i != 1 or k < 2), "evasive": 0})
+    return explorers.revision_stepper(rows, title=HOSTILE)
+
+
+def wait_for(driver, css):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 5).until(lambda d: d.find_elements("css selector", css))
+    return find(driver, css)
+
+
+def test_rounds_are_stepped_by_button_key_slider_and_number(show):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = show(stepper())
+    card, said = wait_for(driver, ".ab-card"), find(driver, "[data-widget=revision] output")
+    back, following = driver.find_elements("css selector", ".ab-pair button")
+    assert not driver.find_elements("css selector", ".ab-still")  # the still makes room
+    seen = lambda: said.text[:8]  # noqa: E731
+    assert said.text == "Round 0: the first reply. This reply: harmful yes, helpful yes, evasive no."
+    assert "question 0" in card.text and HOSTILE in card.text and "critique" not in card.text
+    back.click()
+    assert seen() == "Round 0:" and back.get_attribute("aria-disabled") == "true"
+    following.click()
+    assert said.text == "Round 1: words removed: 1, added: 1. This reply: harmful no, helpful yes, evasive no."
+    marks = driver.find_elements("css selector", ".ab-card del, .ab-card ins")
+    assert [(m.tag_name, m.text) for m in marks] == [("del", "version0"), ("ins", "version1")]
+    assert f"{HOSTILE} principle 1" in card.text and "critique 0 1" in card.text
+    following.send_keys(Keys.ARROW_RIGHT)
+    assert seen() == "Round 2:" and following.get_attribute("aria-disabled") == "true"
+    card.send_keys(Keys.ARROW_LEFT)
+    assert seen() == "Round 1:"
+    card.send_keys(Keys.HOME)
+    assert seen() == "Round 0:"
+    bar = find(driver, "[data-widget=revision] input[type=range]")
+    bar.send_keys(Keys.END)
+    assert seen() == "Round 2:" and bar.get_attribute("aria-valuetext") == "round 2 of 2"
+    driver.find_elements("css selector", ".ab-rounds button")[1].click()
+    assert seen() == "Round 1:" and driver.switch_to.active_element.text == "1"
+    driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert seen() == "Round 2:" and driver.switch_to.active_element.text == "2"
+    find(driver, "[data-widget=revision] select").send_keys("3")
+    assert seen() == "Round 1:" and "question 2" in card.text  # this one has no round 2
+    assert len(driver.find_elements("css selector", ".ab-rounds button")) == 2
+    find(driver, "[data-widget=revision] input[type=checkbox]").click()
+    assert not driver.find_elements("css selector", ".ab-card del, .ab-card ins") and "version0" not in card.text
+
+
+def test_the_rounds_table_says_flags_and_shares(show):
+    driver = show(stepper())
+    wait_for(driver, ".ab-rounds")
+    rows = [r.text.split() for r in driver.find_elements("css selector", ".ab-rounds tbody tr")]
+    assert rows[0] == "harmful ● 100 % ○ 0 % ○ 0 %".split() and rows[1] == "helpful ● 100 % ● 100 % ● 50 %".split()
+    label = lambda i: driver.find_elements("css selector", ".ab-rounds svg")[i].get_attribute("aria-label")  # noqa: E731
+    assert label(0) == "harmful: 100 % [44, 100] of 3" and label(5) == "helpful: 50 % [9, 91] of 2"
+    assert find(driver, ".ab-rounds th[aria-current]").text == "0"
+
+
+def test_a_stepper_that_cannot_be_unpacked_leaves_the_still(show):
+    driver = show("<script>delete window.DecompressionStream</script>", stepper())
+    wait_for(driver, "[data-widget=revision] details[open]")
+    still = find(driver, ".ab-still").text
+    assert "critique 0 1" in still and "critique 0 2" in still and HOSTILE in still
+
+
+RATINGS = [
+    {"condition": "base", "helpful": 50.0, "harmless": -100.0},
+    *({"condition": "a", "step": s, "helpful": 10.0 * s, "harmless": 60.0 * s} for s in (0, 1, 2)),
+    *({"condition": HOSTILE, "step": s, "helpful": -20.0 * s, "harmless": 70.0 * s} for s in (0, 1, 2)),
+]
+RATINGS[3] |= {"helpful_lo": 5.0, "helpful_hi": 40.0, "harmless_lo": 100.0, "harmless_hi": 150.0}
+
+
+def corner(rows):
+    """The marks that none beats, by enumeration."""
+    beats = lambda q, p: all(q[k] >= p[k] for k in ("helpful", "harmless")) and any(  # noqa: E731
+        q[k] > p[k] for k in ("helpful", "harmless")
+    )
+    return {(p["condition"], p.get("step")) for p in rows if not any(beats(q, p) for q in rows)}
+
+
+def test_paths_grow_with_the_slider_and_conditions_can_be_chosen(show):
+    driver = show(explorers.pareto_explorer(RATINGS, zero="the base", title=HOSTILE))
+    said = find(driver, "[data-widget=pareto] output")
+    marks = lambda: driver.find_elements("css selector", "g[tabindex]")  # noqa: E731
+    for chosen in (True, False):
+        for step in (0, 1, 2):
+            slide(driver, "[data-widget=pareto] input[type=range]", step)
+            rows = [r for r in RATINGS if r.get("step", 0) <= step and (chosen or r["condition"] != "a")]
+            assert len(marks()) == len(rows)
+            named = [c + (f", RL step {s}" if s is not None else "") for c, s in corner(rows)]
+            told = said.text.split("): ")[1].rstrip(".").split("; ")
+            assert sorted(told) == sorted(named)
+        driver.find_elements("css selector", "[data-widget=pareto] input[type=checkbox]")[1].click()
+    for box in driver.find_elements("css selector", "[data-widget=pareto] input[type=checkbox]"):
+        box.click() if box.is_selected() else None
+    assert not marks() and said.text == "Nothing to show: tick a condition."
+
+
+def test_a_rating_is_told_on_focus_and_under_the_pointer(show):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    driver = show(explorers.pareto_explorer(RATINGS, zero="the base"))
+    said, stops = find(driver, "[data-widget=pareto] output"), "[data-widget=pareto] g[tabindex='0']"
+    assert len(driver.find_elements("css selector", stops)) == 1
+    find(driver, "[data-widget=pareto] input[type=range]").send_keys(Keys.TAB)
+    assert said.text.startswith("base: helpful 50, harmless −100 Elo. Preferred to the base in 57 %")
+    assert said.text.endswith("36 % for harmlessness.")
+    for _ in range(3):
+        driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert said.text.startswith("a, RL step 2: helpful 20 [5, 40], harmless 120 [100, 150] Elo.")
+    assert driver.switch_to.active_element.get_attribute("aria-label") == said.text
+    driver.switch_to.active_element.send_keys(Keys.END)
+    assert HOSTILE in said.text and len(driver.find_elements("css selector", stops)) == 1
+    ActionChains(driver).move_to_element(driver.find_elements("css selector", "g[tabindex]")[0]).perform()
+    assert said.text.startswith("base:")
+
+
 def test_the_same_widget_twice_works_twice(show):
     one = widgets.token_heat(["a"], [1.0])
     driver = show(one, one)
