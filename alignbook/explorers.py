@@ -281,7 +281,7 @@ def flag_shares(
             shares[name] = [tuple(stats.wilson(sum(v), len(v)))[:4] if v else None for v in found]
     return shares
 
-# %% ../nbs/09a_explorers.ipynb #8fcad595
+# %% ../nbs/09a_explorers.ipynb #d0fab4f7
 def _conversation(prompt) -> list:
     "The turns [role, label, text] of a prompt, either \"Human: …\" paragraphs or a list of role and content."
     if not isinstance(prompt, str):
@@ -299,7 +299,7 @@ def _chain(chain: list[dict]) -> dict:
     plainly, rounds, before = lambda text: [["=", str(text)]], [], ""  # noqa: E731
     for row in chain:
         text = str(row["text"])
-        said = [[k, k.title(), plainly(row[k])] for k in ("principle", "critique") if row["round"] and k in row]
+        said = [[k, k.title(), plainly(row[k])] for k in ("principle", "critique") if row["round"] and row.get(k)]
         last = word_diff(before, text) if row["round"] else plainly(text)
         label = f"Revision {row['round']}" if row["round"] else "First reply"
         rounds.append([row["flags"], [*said, ["assistant", label, last]]])
