@@ -135,14 +135,14 @@ def worked_examples(book: Constitution, critique: bool = True) -> str:
         out += f"{ask} {x['revision']}\n\n###\n\n"
     return out
 
-# %% ../nbs/10_cai.ipynb #f6760b49
-def _sampler(lm, shots: str, temperature: float, tokens: int) -> Callable:
+# %% ../nbs/10_cai.ipynb #930bd2b2
+def _sampler(lm, shots: str, temperature: float, tokens: int, batch_size: int) -> Callable:
     "(prompts, seed) -> one line each, after the worked examples."
     prefix = share_prefix(lm, shots) if shots and not isinstance(lm, Server) else None
     before = shots if isinstance(lm, Server) else ""
 
     def say(prompts, seed):
-        got = generate(lm, [before + p for p in prompts], tokens, temperature, seed, prefix=prefix, stop=("\n",))
+        got = generate(lm, [before + p for p in prompts], tokens, temperature, seed, ("\n",), batch_size, prefix)
         return [text.strip() for text in got]
 
     return say
@@ -161,7 +161,7 @@ def _round(say, prompts, texts, drawn, critique: str, k: int, seed: int) -> list
         for i, (p, c, t, old) in enumerate(zip(drawn, said, new, texts, strict=True))
     ]
 
-# %% ../nbs/10_cai.ipynb #174bc8e5
+# %% ../nbs/10_cai.ipynb #810cc954
 def critique_revise(
     lm,  # LM or Server; in the paper the model that wrote the replies
     prompts: list[str],  # N conversations, up to where the reply begins
@@ -172,6 +172,7 @@ def critique_revise(
     temperature: float = 1.0,
     max_new_tokens: int = 24,  # of each critique and each revision
     seed: int = 0,
+    batch_size: int = 32,
     out: str | Path | None = None,  # JSON-lines transcript; finished rounds in it are not sampled again
 ) -> list[dict]:  # item, round (0 = the reply), principle, critique, text
     "The supervised stage's loop (§3.1). An empty revision keeps the old text and is marked `empty`. Raises `AlignbookError`."
@@ -183,7 +184,7 @@ def critique_revise(
     rows = _resume(out, plan, len(prompts)) or [
         {"item": i, "round": 0, "principle": "", "critique": "", "text": t, "empty": False} for i, t in enumerate(responses)
     ]
-    say = _sampler(lm, worked_examples(book, CRITIQUE[critique]), temperature, max_new_tokens)
+    say = _sampler(lm, worked_examples(book, CRITIQUE[critique]), temperature, max_new_tokens, batch_size)
     for k in progress(range(rows[-1]["round"] + 1, rounds + 1), desc="critique and revise"):
         drawn = book.draw(len(prompts), digest([seed, k], 8))
         rows += _round(say, prompts, [r["text"] for r in rows[-len(prompts) :]], drawn, critique, k, 1000 * seed)
