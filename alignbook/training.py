@@ -241,10 +241,10 @@ def _watcher(lm: LM, s: TrainSettings, kind: str, on_checkpoint: Callable | None
 
     return Watcher()
 
-# %% ../nbs/05_training.ipynb #ebb2cc9a
+# %% ../nbs/05_training.ipynb #81ccb835
 def _fit(kind: str, lm: LM, s: TrainSettings, data, build: Callable, on_checkpoint=None) -> Trained:
     "Run the trainer that `build(folder, scratch)` makes, from the start or from where it stopped."
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, TrainerState
 
     with tempfile.TemporaryDirectory() as tmp, _quiet(), seeded(s.seed):
         if s.out:
@@ -252,7 +252,12 @@ def _fit(kind: str, lm: LM, s: TrainSettings, data, build: Callable, on_checkpoi
         trainer = build(Path(s.out or tmp), Path(tmp) / "start")
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_watcher(lm, s, kind, on_checkpoint))
-        trainer.train(resume_from_checkpoint=_resume_point(Path(s.out)) if s.out else None)
+        point = _resume_point(Path(s.out)) if s.out else None
+        if point and int(point.rpartition("-")[2]) >= s.steps:  # `train` would make one more update
+            trainer._load_from_checkpoint(point)
+            trainer.state = TrainerState.load_from_json(f"{point}/trainer_state.json")
+        else:
+            trainer.train(resume_from_checkpoint=point)
     if trainer.state.global_step != s.steps:
         raise AlignbookError(f"{kind} made {trainer.state.global_step} of {s.steps} updates: give it more data")
     net = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)

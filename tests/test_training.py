@@ -124,6 +124,15 @@ def test_sft_resumes_to_the_same_weights(lm, tmp_path, rank):
     assert not list(tmp_path.rglob("*.bin"))
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_finished_run_is_not_trained_on(lm, tmp_path, rank):
+    "Its last checkpoint lies within an epoch, where transformers would make one more update."
+    plan = QUICK.but(steps=3, batch_size=2, save_every=1, lora_rank=rank, out=str(tmp_path / "run"))
+    first = sft(lm, EXAMPLES, plan)
+    again = sft(lm, EXAMPLES, plan)
+    assert again.digest == first.digest and again.history == first.history
+
+
 def test_a_damaged_checkpoint_is_passed_over(lm, tmp_path):
     plan = QUICK.but(out=str(tmp_path / "run"), save_every=4)
     whole = sft(lm, EXAMPLES, plan)
