@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RUN_MIB', 'ALL_MIB', 'ROWS', 'TEXTS', 'FILES', 'CHECKED', 'FIELDS', 'plain', 'write_record', 'interval', 'Result',
-           'checked_words', 'read_info', 'runs', 'load', 'stored', 'verify', 'verify_all', 'results', 'metric_table',
-           'side_by_side']
+           'checked_words', 'read_info', 'runs', 'load', 'stored', 'verdicts', 'claims', 'verify', 'verify_all',
+           'results', 'metric_table', 'side_by_side']
 
 # %% ../nbs/00b_records.ipynb #fba21336
 import contextlib
@@ -173,7 +173,7 @@ def read_info(
             raise broken(name, "is not the file that the run wrote", info)
     return info | ({"checked": _checked(path / CHECKED)} if (path / CHECKED).exists() else {})
 
-# %% ../nbs/00b_records.ipynb #1d20bb92
+# %% ../nbs/00b_records.ipynb #582ebffc
 def runs(
     root: Path,
     chapter: str = "*",
@@ -213,6 +213,29 @@ def stored(
 ) -> Result:
     "The book's run of an experiment: the tier's own settings, whatever else lies in the store. Errors as `load`."
     return load(chapter, experiment, tier, **asdict(experiments(chapter)[experiment].settings.at(tier)))
+
+
+def verdicts(
+    chapter: str,
+) -> dict[str, dict]:  # claim -> experiment, metric, what, verdict, claim, paper, because
+    "The judgements of a chapter, kept in its results folder apart from the measurements; empty if there are none."
+    path = results_root() / chapter / "verdicts.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def claims(
+    chapter: str,
+) -> list[dict]:  # rows for `widgets.claim_box`
+    "The claims of a paper with its number, the number of the stored run, and the verdict. Errors as `load`."
+    rows = []
+    for key, v in verdicts(chapter).items():
+        run = stored(chapter, v["experiment"])
+        m = run.metrics[v["metric"]]
+        ours = f"{v.get('what', v['metric'])}: {m['value']:.3g} [{m['lo']:.3g}, {m['hi']:.3g}], n = {m['n']}"
+        about = {"device": run.info["machine"]["device"], "minutes": round(run.info["wall_seconds"] / 60, 1)}
+        named = {"claim": f"{key}: {v['claim']}", "paper": v["paper"], "ours": ours, "verdict": v["verdict"]}
+        rows.append(named | about)
+    return rows
 
 # %% ../nbs/00b_records.ipynb #40a18676
 def verify(
