@@ -173,7 +173,7 @@ def read_info(
             raise broken(name, "is not the file that the run wrote", info)
     return info | ({"checked": _checked(path / CHECKED)} if (path / CHECKED).exists() else {})
 
-# %% ../nbs/00b_records.ipynb #582ebffc
+# %% ../nbs/00b_records.ipynb #1d20bb92
 def runs(
     root: Path,
     chapter: str = "*",
@@ -214,7 +214,7 @@ def stored(
     "The book's run of an experiment: the tier's own settings, whatever else lies in the store. Errors as `load`."
     return load(chapter, experiment, tier, **asdict(experiments(chapter)[experiment].settings.at(tier)))
 
-
+# %% ../nbs/00b_records.ipynb #8f0031f9
 def verdicts(
     chapter: str,
 ) -> dict[str, dict]:  # claim -> experiment, metric, what, verdict, claim, paper, because

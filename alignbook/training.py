@@ -85,11 +85,9 @@ class Trained(LM):
         "One column of the log."
         return [row[key] for row in self.history if key in row]
 
-# %% ../nbs/05_training.ipynb #071c2369
+# %% ../nbs/05_training.ipynb #4362476a
 def halves(
-    lm: LM,
-    prompt: str,
-    completion: str,
+    lm: LM, prompt: str, completion: str,
     max_length: int,  # of both together; the end is cut off
 ) -> tuple[list[int], list[int]]:
     "Token ids of a prompt and of its completion with the end token."
@@ -287,12 +285,11 @@ def sft(
 
     return _fit("sft", lm, s, rows, build, on_checkpoint)
 
-# %% ../nbs/05_training.ipynb #9b3bb410
+# %% ../nbs/05_training.ipynb #582830ec
 def dpo(
     lm: LM,  # the starting model and the reference; not changed
     pairs: list[dict],  # {"prompt": str, "chosen": str, "rejected": str}
-    settings: TrainSettings | None = None,
-    on_checkpoint: Callable | None = None,  # as in `sft`
+    settings: TrainSettings | None = None, on_checkpoint: Callable | None = None,  # as in `sft`
 ) -> Trained:
     "Prefer chosen to rejected completions. Raises `AlignbookError` for bad rows or a foreign `out`."
     s = settings or TrainSettings()
@@ -338,12 +335,11 @@ def _reward_start(lm: LM) -> torch.nn.Module:
     torch.nn.init.zeros_(net.score.weight)
     return net
 
-# %% ../nbs/05_training.ipynb #31613399
+# %% ../nbs/05_training.ipynb #d81d13b6
 def reward_model(
     lm: LM,  # gives the trunk; not changed
     pairs: list[dict],  # {"prompt", "chosen", "rejected"} and, if soft, "p_chosen" in [0, 1] (default 1)
-    settings: TrainSettings | None = None,
-    on_checkpoint: Callable | None = None,  # as in `sft`; use `score` on the model it gets
+    settings: TrainSettings | None = None, on_checkpoint: Callable | None = None,  # as in `sft`; use `score` on the model it gets
 ) -> Trained:  # for `score`; it does not generate
     "Learn a scalar reward from comparisons. Raises `AlignbookError` for bad rows or a foreign `out`."
     s = settings or TrainSettings()
@@ -392,10 +388,9 @@ def score(
         out.append(got.logits.squeeze(-1).float().cpu())
     return torch.cat(out)
 
-# %% ../nbs/05_training.ipynb #5df388ee
+# %% ../nbs/05_training.ipynb #bc874f00
 def rl(
-    lm: LM,  # not changed
-    prompts: list[str],
+    lm: LM, prompts: list[str],  # the model is not changed
     reward_fn: Callable[[list[str], list[str]], list[float]],  # (prompts, completions) -> rewards
     settings: TrainSettings | None = None,  # batch_size counts completions: a multiple of `group`
     algo: str = "rloo",  # or "grpo"
