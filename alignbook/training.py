@@ -335,11 +335,11 @@ def _reward_start(lm: LM) -> torch.nn.Module:
     torch.nn.init.zeros_(net.score.weight)
     return net
 
-# %% ../nbs/05_training.ipynb #d81d13b6
+# %% ../nbs/05_training.ipynb #6750f0a4
 def reward_model(
     lm: LM,  # gives the trunk; not changed
     pairs: list[dict],  # {"prompt", "chosen", "rejected"} and, if soft, "p_chosen" in [0, 1] (default 1)
-    settings: TrainSettings | None = None, on_checkpoint: Callable | None = None,  # as in `sft`; use `score` on the model it gets
+    settings: TrainSettings | None = None, on_checkpoint: Callable | None = None,  # gets a model for `score`
 ) -> Trained:  # for `score`; it does not generate
     "Learn a scalar reward from comparisons. Raises `AlignbookError` for bad rows or a foreign `out`."
     s = settings or TrainSettings()
