@@ -16,10 +16,10 @@ from .data import assets, sample
 from .runtime import AlignbookError, atomic_write, digest, progress
 from .sampling import Server, generate, share_prefix
 
-# %% ../nbs/10_cai.ipynb #eaf57532
+# %% ../nbs/10_cai.ipynb #11f1d665
 @dataclass(frozen=True)
 class Principle:
-    "One rule of conduct in the forms that the two stages ask for (Bai et al. 2022, App. C)."
+    "One rule of conduct: a pair of requests (Bai et al. 2022, App. C) and, here, a word for comparing."
 
     name: str
     critique: str  # the request for a critique
