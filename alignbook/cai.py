@@ -5,7 +5,7 @@ __all__ = ['FORMS', 'EXAMPLE', 'ASK_CRITIQUE', 'SAY_CRITIQUE', 'ASK_REVISION', '
            'Constitution', 'constitution', 'critique_prompt', 'revision_prompt', 'worked_examples', 'critique_revise',
            'revisions_for', 'revision_pairs']
 
-# %% ../nbs/10_cai.ipynb #f11377c6
+# %% ../nbs/10_cai.ipynb #d4ea9e0e
 import json
 import random
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .data import assets, sample
+from .models import weight_digest
 from .runtime import AlignbookError, atomic_write, digest, progress
 from .sampling import Server, generate, share_prefix
 
@@ -52,7 +53,7 @@ class Constitution:
         "Draw `n` principles, independently and uniformly (§3.1)."
         return random.Random(f"principles {seed}").choices(self.principles, k=n)
 
-# %% ../nbs/10_cai.ipynb #b2009393
+# %% ../nbs/10_cai.ipynb #526fdb51
 FORMS = {f.name for f in fields(Principle)}
 EXAMPLE = ("conversation", "response", "critique", "revision")
 
@@ -61,10 +62,12 @@ def _principles(rows: list, where: str) -> tuple[Principle, ...]:
     "Principles from dicts, each form checked."
     out: list[Principle] = []
     for i, row in enumerate(rows):
-        row = {k.removesuffix("_request"): v for k, v in row.items()} if isinstance(row, dict) else {}
+        row = {str(k).removesuffix("_request"): v for k, v in row.items()} if isinstance(row, dict) else {}
         for form in ("name", "critique", "revision"):
             if not isinstance(row.get(form), str) or not row[form].strip():
                 raise AlignbookError(f"{where}: principle {i + 1} has no {form!r}: give it a text")
+        if not isinstance(row.get("comparison", ""), str):
+            raise AlignbookError(f"{where}: principle {row['name']!r} has a 'comparison' that is no text: write e.g. \"more polite\"")
         if strange := set(row) - FORMS:
             raise AlignbookError(f"{where}: principle {row['name']!r} has {min(strange)!r}: known are {', '.join(sorted(FORMS))}")
         for old in out:
@@ -76,11 +79,21 @@ def _principles(rows: list, where: str) -> tuple[Principle, ...]:
     return tuple(out)
 
 
+def _line(number: int, text: str):
+    "One line of a JSON-lines file, its errors counted from the start of the file."
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise json.JSONDecodeError(e.msg, "\n" * (number - 1) + text, number - 1 + e.pos) from None
+
+
 def _read(path: Path) -> dict | list:
     "The JSON or JSON-lines text of a file."
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return [json.loads(x) for x in text.splitlines() if x.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        if path.suffix != ".jsonl":
+            return json.loads(text)
+        return [_line(i, x) for i, x in enumerate(text.split("\n"), 1) if x.strip()]
     except OSError as e:
         raise AlignbookError(f"cannot read the constitution {path}: {e.strerror or e}") from e
     except UnicodeDecodeError as e:
@@ -88,7 +101,7 @@ def _read(path: Path) -> dict | list:
     except json.JSONDecodeError as e:
         raise AlignbookError(f"{path} is no JSON (line {e.lineno}: {e.msg}): mend it, or see constitution()") from e
 
-# %% ../nbs/10_cai.ipynb #7e8c9a0f
+# %% ../nbs/10_cai.ipynb #20f75c2f
 def constitution(
     source: str | Path | list[dict] = "front-desk",  # "front-desk", "bai2022", a .json or .jsonl file, or principles
 ) -> Constitution:
@@ -102,13 +115,16 @@ def constitution(
     if not isinstance(raw, (dict, list)):
         raise AlignbookError(f"{where} holds a {type(raw).__name__}: a constitution is a list of principles or an object with 'principles'")
     book = raw if isinstance(raw, dict) else {"principles": raw}
-    for i, example in enumerate(book.get("examples", [])):
+    examples = book.get("examples", [])
+    if not isinstance(examples, list):
+        raise AlignbookError(f"{where}: 'examples' holds a {type(examples).__name__}: give a list, or leave it out")
+    for i, example in enumerate(examples):
         if missing := [k for k in EXAMPLE if not isinstance(example, dict) or not example.get(k)]:
             raise AlignbookError(f"{where}: example {i + 1} has no {missing[0]!r}: every example needs {', '.join(EXAMPLE)}")
     rows = book.get("principles")
     found = _principles(rows if isinstance(rows, list) else [], where)
     name = book.get("name") or (Path(where).stem if not isinstance(source, list) else "own")
-    return Constitution(name, found, tuple(book.get("examples", [])), book.get("source", where), book.get("licence", ""))
+    return Constitution(name, found, tuple(examples), book.get("source", where), book.get("licence", ""))
 
 # %% ../nbs/10_cai.ipynb #019035d3
 ASK_CRITIQUE, SAY_CRITIQUE = "\n\nCritiqueRequest: ", "\n\nCritique:"
@@ -161,7 +177,7 @@ def _round(say, prompts, texts, drawn, critique: str, k: int, seed: int) -> list
         for i, (p, c, t, old) in enumerate(zip(drawn, said, new, texts, strict=True))
     ]
 
-# %% ../nbs/10_cai.ipynb #810cc954
+# %% ../nbs/10_cai.ipynb #e4fb22ae
 def critique_revise(
     lm,  # LM or Server; in the paper the model that wrote the replies
     prompts: list[str],  # N conversations, up to where the reply begins
@@ -180,7 +196,10 @@ def critique_revise(
         raise AlignbookError(f"unknown kind of critique {critique!r}: choose one of {', '.join(CRITIQUE)}")
     if len(prompts) != len(responses) or not prompts or rounds < 0:
         raise AlignbookError(f"{len(prompts)} prompts, {len(responses)} responses, {rounds} rounds: one response a prompt, rounds >= 0")
-    plan = digest([getattr(lm, "digest", "") or lm.name, prompts, responses, book.digest, critique, temperature, max_new_tokens, seed])
+    if critique == "irrelevant" and len(prompts) < 2:
+        raise AlignbookError("an irrelevant critique is another item's: give at least two items")
+    who = f"{lm.base_url} {lm.model}" if isinstance(lm, Server) else weight_digest(lm.model)
+    plan = digest([who, prompts, responses, book.digest, critique, temperature, max_new_tokens, seed])
     rows = _resume(out, plan, len(prompts)) or [
         {"item": i, "round": 0, "principle": "", "critique": "", "text": t, "empty": False} for i, t in enumerate(responses)
     ]
@@ -191,7 +210,7 @@ def critique_revise(
         _save(out, plan, rows)
     return [r for r in rows if r["round"] <= rounds]
 
-# %% ../nbs/10_cai.ipynb #84712d96
+# %% ../nbs/10_cai.ipynb #400cd5f7
 def _save(out, plan: str, rows: list[dict]) -> None:
     if out:
         lines = [{"plan": plan}, *rows]
@@ -203,21 +222,21 @@ def _resume(out, plan: str, n: int) -> list[dict]:
     if not out or not Path(out).exists():
         return []
     try:
-        head, *rows = [json.loads(x) for x in Path(out).read_text(encoding="utf8").splitlines()]
+        head, *rows = [json.loads(x) for x in Path(out).read_text(encoding="utf8").split("\n") if x]
     except ValueError:
         head, rows = {}, []
-    if head.get("plan") != plan or len(rows) % n:
+    if head != {"plan": plan} or len(rows) % n:
         raise AlignbookError(f"{out} holds another run's transcript: choose another file or delete it")
     return rows
 
-# %% ../nbs/10_cai.ipynb #5981c7b1
+# %% ../nbs/10_cai.ipynb #961611e7
 def revisions_for(
     rows: list[dict],  # from `critique_revise`
     prompts: list[str],  # N
     upto: int | None = None,  # SL-CAI-n: revisions of rounds 1 to n; None: all
 ) -> list[dict]:  # {"prompt", "completion"}
     "Training examples of the supervised stage (§3.2); raises `AlignbookError` if there is no revision."
-    kept = [r for r in rows if 1 <= r["round"] <= (upto or r["round"]) and not r["empty"]]
+    kept = [r for r in rows if 1 <= r["round"] <= (r["round"] if upto is None else upto) and not r["empty"]]
     if not kept:
         raise AlignbookError("no revision to train on: run critique_revise with at least one round")
     return [{"prompt": prompts[r["item"]], "completion": " " + r["text"]} for r in kept]
