@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PAIRS', 'WARNING', 'DEFENCES', 'benign_examples', 'tuned', 'exp_sft', 'exp_targeted', 'says', 'exp_defences']
 
-# %% ../../nbs/52_msj_mitigations.ipynb #584a265d
+# %% ../../nbs/52_msj_mitigations.ipynb #b730a69b
 import itertools
 import random
 
@@ -18,12 +18,12 @@ from alignbook.experiments.msj import (
     plain_answers,
     string_and_targets,
 )
-from ..models import LM
+from ..models import LM, detach_lora
 from ..msj import draw_shots, many_shot, nll_curve, probe_curve, rate_curve
 from ..runtime import experiment, grid, note
 from ..training import TrainSettings, sft
 
-# %% ../../nbs/52_msj_mitigations.ipynb #c4aa2690
+# %% ../../nbs/52_msj_mitigations.ipynb #08c553c6
 def benign_examples(s, b: str, seed: int, n: int, most_shots: int = 0) -> list[dict]:
     "Training examples whose completion is the normal answer, after 0 to `most_shots` shots of the behaviour."
     rng, plain, out = random.Random(f"train {seed}"), msj.FORMATS["plain"], []
@@ -43,7 +43,8 @@ def tuned(s, lm: LM, examples: list[dict], seed: int, measure) -> list[dict]:
         rows.extend({"step": int(step)} | r for r in measure(model))
 
     t = TrainSettings(steps=s.steps, lr=s.lr, batch_size=4, lora_rank=8, max_length=512, seed=seed, save_every=every)
-    sft(lm, examples, t, on_checkpoint)  # trains a copy
+    after = sft(lm, examples, t, on_checkpoint)
+    detach_lora(after)  # frees the copy that `sft` trained
     return rows
 
 
