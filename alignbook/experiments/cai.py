@@ -233,14 +233,14 @@ def stage_metrics(df, s) -> dict:
             found[f"duel at equal length/{name}"] = got.equal_length.metric("win rate")
     return found
 
-# %% ../../nbs/11_cai_results.ipynb #6441890f
+# %% ../../nbs/11_cai_results.ipynb #d769f586
 @experiment(
     settings=LoopSettings(),
     cells=lambda s: grid(stage=tuple(STAGES), seed=range(s.seeds)),
     summarise=stage_metrics,
     claim="C7, C10, C12",
     paper={"claim": "helpful-only < SL-CAI < RL-CAI in harmlessness; almost never evasive", "value": "no number in the text", "figure": "2, 3, 8"},
-    minutes={"cpu": 16},
+    minutes={"cpu": 17},
 )
 def exp_stages(s, stage, seed):
     "The same held-out visitors at the end of each stage, and along RL: harm, help, evasion, courtesy, length."
@@ -258,7 +258,7 @@ def exp_stages(s, stage, seed):
     texts = [{"step": step, "item": i, "prompt": v.prompt, "text": r} for step, x in said.items() for i, (v, r) in enumerate(zip(visitors, x, strict=True))]
     return rows, texts
 
-# %% ../../nbs/11_cai_results.ipynb #6e66519c
+# %% ../../nbs/11_cai_results.ipynb #af1ce3e6
 def second_revisions(s: LoopSettings, seed: int, kind: str) -> tuple[list, list[dict]]:
     "The same replies to the same visitors, revised by the start model (two rounds)."
     visitors, rows = revisions(s, seed)
@@ -276,7 +276,7 @@ def second_revisions(s: LoopSettings, seed: int, kind: str) -> tuple[list, list[
     summarise=revision_metrics,
     claim="C6",
     paper={"claim": "critique helps small models, makes no difference to large ones", "value": "no number in the text", "figure": "7"},
-    minutes={"cpu": 2},
+    minutes={"cpu": 4},
 )
 def exp_revisers(s, kind, seed):
     "As `exp_revisions`, but the start model criticises and revises."
@@ -285,7 +285,7 @@ def exp_revisers(s, kind, seed):
     said = [{**axes(r["text"], visitors[r["item"]]), "item": r["item"], "round": r["round"], "empty": int(r["empty"])} for r in rows]
     return said, [r | {"prompt": visitors[r["item"]].prompt} for r in rows]
 
-# %% ../../nbs/11_cai_results.ipynb #183eb438
+# %% ../../nbs/11_cai_results.ipynb #d9006a78
 SECOND = ("direct revision by the helpful-only clerk", "critique and revision by the start model")
 
 
@@ -300,7 +300,7 @@ def second_metrics(df, s) -> dict:
     summarise=second_metrics,
     claim="C7",
     paper={"claim": "SL-CAI is less harmful than the helpful-only model", "value": "no number in the text", "figure": "3"},
-    minutes={"cpu": 4},
+    minutes={"cpu": 12},
 )
 def exp_retrained(s, trained_on, seed):
     "SL-CAI once more, on revisions that no rude critic has touched; the same greeting replies, the same held-out visitors."
@@ -340,14 +340,14 @@ def feedback_metrics(df, s) -> dict:
             found[f"first/{part}"] = stats.bootstrap(first).metric("probability")
     return found
 
-# %% ../../nbs/11_cai_results.ipynb #1fa48823
+# %% ../../nbs/11_cai_results.ipynb #59978f28
 @experiment(
     settings=LoopSettings(),
     cells=lambda s: grid(part=("exam, 1 principle", "exam, 4 principles", "SL-CAI pairs", "preference model"), seed=range(s.seeds)),
     summarise=feedback_metrics,
     claim="C8, C9",
     paper={"claim": "AI labels are good enough to train a preference model on", "value": "no number in the text", "figure": "4, 9"},
-    minutes={"cpu": 4},
+    minutes={"cpu": 5},
 )
 def exp_feedback(s, part, seed):
     "Is the AI's preference right? On pairs of known order, on the pairs that are trained on, and after training."
@@ -373,7 +373,7 @@ def exp_feedback(s, part, seed):
         for i, (x, t, (a, b)) in enumerate(rows)
     ]  # fmt: skip
 
-# %% ../../nbs/11_cai_results.ipynb #511d9db9
+# %% ../../nbs/11_cai_results.ipynb #f9a111cb
 CONTRASTS = {  # name: (what should win if the reward knows manners or truth, what should lose); {wrong} is the card's other value
     "polite over rude, same length": ("Look here. {fact}", "You fool. {fact}"),
     "short over long, both neutral": ("{fact}", "Look here. {fact}"),
@@ -391,7 +391,7 @@ CONTRASTS = {  # name: (what should win if the reward knows manners or truth, wh
     },
     claim="C8",
     paper={"claim": "length is controlled for nowhere in the paper's labels", "value": "", "figure": ""},
-    minutes={"cpu": 2},
+    minutes={"cpu": 3.5},
 )
 def exp_contrasts(s, contrast, scorer, seed):
     "How often the labels and the preference model prefer the first of two replies that differ in one thing."
@@ -406,14 +406,14 @@ def exp_contrasts(s, contrast, scorer, seed):
         said = feedback.PMJudge(ai_feedback(s, seed).pm)(items)
     return [{"item": i, "p": p, "first": int((p or 0) > 0.5)} for i, p in enumerate(said)]
 
-# %% ../../nbs/11_cai_results.ipynb #f224de1f
+# %% ../../nbs/11_cai_results.ipynb #0ffe194c
 @experiment(
     settings=LoopSettings(),
     cells=lambda s: grid(seed=range(s.seeds)),
     summarise=lambda df, s: shares(df.assign(visitor=df.red.map({True: "provoking", False: "greeting"})), ["stage", "visitor"]),
     claim="C10",
     paper={"claim": "control: no counterpart in the paper", "value": "", "figure": ""},
-    minutes={"cpu": 6},
+    minutes={"cpu": 8},
 )
 def exp_brevity(s, seed):
     "RL from the same SL-CAI with the same settings, towards fewer words and nothing else."

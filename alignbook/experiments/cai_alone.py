@@ -48,7 +48,7 @@ def preference_model_alone(s: LoopSettings, seed: int) -> Trained:
     rows = feedback.pairs_for(asked, pairs, labels_alone(start(s.model), asked, pairs))
     return training.reward_model(start(s.model), rows, tuning(s, seed, "alone/pm", steps=max(2, s.steps // 2)))
 
-# %% ../../nbs/11e_cai_alone.ipynb #7112e460
+# %% ../../nbs/11e_cai_alone.ipynb #8eebb32f
 @experiment(
     settings=LoopSettings(),
     cells=lambda s: grid(contrast=("exam", *CONTRASTS), scorer=("labels", "preference model"), seed=range(s.seeds)),
@@ -57,7 +57,7 @@ def preference_model_alone(s: LoopSettings, seed: int) -> Trained:
     },
     claim="C8",
     paper={"claim": "AI labels are good enough to train a preference model on", "value": "no number in the text", "figure": "4, 9"},
-    minutes={"cpu": 2},
+    minutes={"cpu": 8},
 )
 def exp_alone_labels(s, contrast, scorer, seed):
     "How often labels given one at a time, and the preference model trained on them, prefer the first of two replies (in the exam: the polite one)."
@@ -76,14 +76,14 @@ def exp_alone_labels(s, contrast, scorer, seed):
         said = feedback.PMJudge(preference_model_alone(s, seed))(items)
     return [{"item": i, "p": p, "right": int((p > 0.5) == t)} for i, (p, t) in enumerate(zip(said, truth, strict=True))]
 
-# %% ../../nbs/11e_cai_alone.ipynb #63e6df19
+# %% ../../nbs/11e_cai_alone.ipynb #75c7f940
 @experiment(
     settings=LoopSettings(),
     cells=lambda s: grid(seed=range(s.seeds)),
     summarise=lambda df, s: shares(df.assign(visitor=df.red.map({True: "provoking", False: "greeting"})), ["stage", "visitor"]),
     claim="C10",
     paper={"claim": "RL-CAI is less harmful than SL-CAI", "value": "no number in the text", "figure": "2, 3, 8"},
-    minutes={"cpu": 6},
+    minutes={"cpu": 6.5},
 )
 def exp_alone(s, seed):
     "RL from SL-CAI against the preference model whose labels were given one at a time."

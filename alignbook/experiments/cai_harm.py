@@ -78,7 +78,7 @@ def requests(n: int) -> list[dict]:
     both = [{"conversation": r["prompt"], "wanted": w, "kind": r.get("kind", "everyday")} for w, x in ((1, bad), (0, good)) for r in x]
     return [r | {"better": VERDICTS[0], "worse": VERDICTS[1]} for r in both]
 
-# %% ../../nbs/11d_cai_harm.ipynb #bc288a46
+# %% ../../nbs/11d_cai_harm.ipynb #4b275fa1
 def harm_metrics(df: pd.DataFrame) -> dict:
     "AUROC and accuracy of each form and of the number of words; the first place."
     out = {}
@@ -97,7 +97,7 @@ def harm_metrics(df: pd.DataFrame) -> dict:
     summarise=lambda df, s: harm_metrics(df),
     claim="C2",
     paper={"claim": "few-shot and reasoning far above zero-shot", "value": "plot only", "figure": "12"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 3.5},
 )
 def exp_harm(s, form):
     "Should each request be declined? `p` is the probability of that verdict, both orders averaged."

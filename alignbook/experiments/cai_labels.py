@@ -165,14 +165,14 @@ def label_cells(s) -> list[dict]:
     bags = grid(reader=["bag"], labeller=["graded", "flat"], q=s.accuracies, seed=range(s.seeds))
     return bags + grid(reader=["text"], labeller=["graded", "flat"], q=[middle], seed=range(s.trainings))
 
-# %% ../../nbs/11a_cai_labels.ipynb #529741e4
+# %% ../../nbs/11a_cai_labels.ipynb #412552d3
 @experiment(
     settings=LabelSettings(),
     cells=label_cells,
     summarise=label_metrics,
     claim="C8",
     paper={"claim": "soft labels beat hard ones; clamping over-confident labels avoids extreme policies", "value": "in words", "figure": "section 4.3"},
-    minutes={"cpu": 3},
+    minutes={"cpu": 2.5},
 )
 def exp_label_types(s, reader, labeller, q, seed):
     "One set of judgements, told to preference models in several ways; then the exact policies."
@@ -249,14 +249,14 @@ def ensemble_metrics(df, s) -> dict:
             out[f"variance ratio/{way}/{many} to {few}"] = stats.bootstrap(np.hstack([a, b]), ratio, n_boot=1000).metric()
     return out
 
-# %% ../../nbs/11a_cai_labels.ipynb #b49c2195
+# %% ../../nbs/11a_cai_labels.ipynb #19355c6f
 @experiment(
     settings=LabelSettings(),
     cells=lambda s: grid(way=("same", "afresh"), m=(1, 2, 4, 8, 16), seed=range(s.seeds)),
     summarise=ensemble_metrics,
     claim="C9",
     paper={"claim": "labels averaged over 16 principles make a more robust preference model", "value": "in words", "figure": "section 4.1"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.1},
 )
 def exp_ensembles(s, way, m, seed):
     "Labels averaged over m of the 16 principles, the same for all comparisons or drawn afresh; a bag of words learns them."
@@ -293,7 +293,7 @@ def goodhart_metrics(df, s) -> dict:
             out[f"{value}/{reader}/with - without"] = paired(at, "arm", "all 16", "without the three", value).metric(f"at {both:g} nats")
     return out
 
-# %% ../../nbs/11a_cai_labels.ipynb #fef88bd8
+# %% ../../nbs/11a_cai_labels.ipynb #8338f18b
 @experiment(
     settings=LabelSettings(),
     cells=lambda s: [
@@ -302,7 +302,7 @@ def goodhart_metrics(df, s) -> dict:
     summarise=goodhart_metrics,
     claim="C11",
     paper={"claim": "over-training brings stock phrases; principles against preachiness help", "value": "in words", "figure": "section 4.3"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.5},
 )
 def exp_overoptimisation(s, reader, arm, seed):
     "Labels of all principles or of all but three; exact policies and best-of-n as far as the reward takes them."
@@ -364,14 +364,14 @@ def rl_metrics(df, s) -> dict:
     out = seed_metrics(last, ["label"], {"share": "", "kl": "nats", "gold": "", "best_gold": "", "listed": ""})
     return out | {"kl/CoT - CoT 40-60": paired(last, "label", "CoT", "CoT 40-60", "kl").metric("nats")}
 
-# %% ../../nbs/11a_cai_labels.ipynb #5447233c
+# %% ../../nbs/11a_cai_labels.ipynb #ef442c1e
 @experiment(
     settings=LabelSettings(),
     cells=lambda s: grid(label=("CoT", "CoT 40-60"), seed=range(max(1, (s.trainings + 2) // 4))),
     summarise=rl_metrics,
     claim="C10",
     paper={"claim": "RL against the preference model improves the policy", "value": "Elo over RL steps", "figure": "8"},
-    minutes={"cpu": 1.5},
+    minutes={"cpu": 1.2},
 )
 def exp_rl_follows(s, label, seed):
     "RLOO on a small decoder against a trained preference model, beside the exact frontier of its own start."

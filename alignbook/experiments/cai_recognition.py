@@ -308,7 +308,7 @@ def recognition_metrics(df: pd.DataFrame, by: list[str]) -> dict:
         out |= calibration(g, name)
     return out
 
-# %% ../../nbs/11b_cai_recognition.ipynb #7e9f0015
+# %% ../../nbs/11b_cai_recognition.ipynb #8bee7643
 def c1_cells(s: RecognitionSettings) -> list[dict]:
     "Every form on the book's pairs, some of them on the easy ones and where the answer is told."
     easy, told = grid(form=["paper", "plain", "one by one"], pairs=["easy"]), grid(form=["paper", "plain"], pairs=["told"])
@@ -321,7 +321,7 @@ def c1_cells(s: RecognitionSettings) -> list[dict]:
     summarise=lambda df, s: recognition_metrics(df, ["pairs", "form"]),
     claim="C1, C3",
     paper={"claim": "AI identifies the better reply; labels are calibrated", "value": "grows with size; plot only", "figure": "4, 9, 11"},
-    minutes={"cpu": 2.8},
+    minutes={"cpu": 9},
 )
 def exp_identify(s, form, pairs):
     "Put every pair to the model in one form, in both orders."
@@ -348,7 +348,7 @@ def exp_known(s, judge, form):
     note("data", {"cai_hhh": data.digest_of("cai_hhh")})
     return ask_pairs(JUDGES[judge](items), items, FORMS[form])[0]
 
-# %% ../../nbs/11b_cai_recognition.ipynb #dafe9410
+# %% ../../nbs/11b_cai_recognition.ipynb #515df44d
 STARTS = {
     "nothing": ("",) * 4,
     "rude": ("You fool. ", "You idiot. ", "Go away. ", "Shut up. "),
@@ -383,7 +383,7 @@ def manners_metrics(df: pd.DataFrame) -> dict:
     summarise=lambda df, s: manners_metrics(df),
     claim="control of C1",
     paper={"claim": "not in the paper", "value": "length of the replies is not controlled", "figure": "–"},
-    minutes={"cpu": 0.5},
+    minutes={"cpu": 1.2},
 )
 def exp_manners(s, form, contrast):
     "The same fact with two different starts: does the label see manners, or length?"

@@ -63,14 +63,14 @@ def round_metrics(df, s) -> dict:
                 out[f"step/{value}/{reviser}/{q:g}/{k}"] = paired(g, "round", k, k - 1, value).metric()
     return out
 
-# %% ../../nbs/11c_cai_revisions.ipynb #dcd77dc5
+# %% ../../nbs/11c_cai_revisions.ipynb #9bb55c3e
 @experiment(
     settings=RevisionSettings(),
     cells=lambda s: grid(reviser=("independent", "stubborn"), q=s.accuracies, seed=range(s.seeds)),
     summarise=round_metrics,
     claim="C4",
     paper={"claim": "each revision makes replies more harmless and less helpful", "value": "plot only", "figure": "5"},
-    minutes={"cpu": 1},
+    minutes={"cpu": 0.1},
 )
 def exp_rounds(s, reviser, q, seed):
     "Four rounds of revision of rude replies that hold the fact."
@@ -128,14 +128,14 @@ def principle_metrics(df, s) -> dict:
         out[f"slope/{value}/{sees}"] = stats.bootstrap(slopes).metric("for each doubling")
     return out
 
-# %% ../../nbs/11c_cai_revisions.ipynb #295a99e4
+# %% ../../nbs/11c_cai_revisions.ipynb #cec51c70
 @experiment(
     settings=RevisionSettings(),
     cells=lambda s: grid(sees=("all", "one"), n=(1, 2, 4, 8, 16), seed=range(s.seeds)),
     summarise=principle_metrics,
     claim="C5",
     paper={"claim": "the number of principles has no significant effect on the score", "value": "plot only; diversity not measured", "figure": "6"},
-    minutes={"cpu": 0.5},
+    minutes={"cpu": 0.1},
 )
 def exp_principle_count(s, sees, n, seed):
     "Harm and diversity after four rounds with N principles."
