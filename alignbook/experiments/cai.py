@@ -21,7 +21,7 @@ from ..runtime import Settings, atomic_write, cache_dir, digest, experiment, gri
 from ..sampling import generate
 from ..training import Trained, TrainSettings
 
-# %% ../../nbs/11_cai_results.ipynb #41af572b
+# %% ../../nbs/11_cai_results.ipynb #f85787a6
 MIN_MASS = 0.001  # on "A" and "B" together; less counts as no answer
 
 
@@ -57,7 +57,7 @@ def start(model: str) -> LM:
     forms += [feedback.TEMPLATES["plain"].ask("", "A", "B", "")]
     return tiny(sorted({*frontdesk.words(), *" ".join(forms).split()}), context=1024)
 
-# %% ../../nbs/11_cai_results.ipynb #793e1238
+# %% ../../nbs/11_cai_results.ipynb #7e4254a9
 def home(s: LoopSettings, seed: int, name: str) -> Path:
     "Where a stage keeps its checkpoints and transcripts: a killed run goes on from there."
     return cache_dir("cai", digest([asdict(s), seed])) / name
@@ -93,7 +93,7 @@ def revisions(s: LoopSettings, seed: int, kind: str = "own") -> tuple[list, list
         lm, asked, first, cai.constitution(), rounds, kind, s.temperature, s.tokens, seed, out=out
     )  # the controls need fewer rounds: nothing is trained on them
 
-# %% ../../nbs/11_cai_results.ipynb #87c63948
+# %% ../../nbs/11_cai_results.ipynb #4fa2e768
 @functools.lru_cache(maxsize=1)
 def sl_cai(s: LoopSettings, seed: int) -> Trained:
     "Stage 1: the start model, tuned on all revisions and on the helpful clerk's replies to those who greet (§3.2)."
@@ -105,7 +105,7 @@ def sl_cai(s: LoopSettings, seed: int) -> Trained:
     random.Random(seed).shuffle(examples)
     return training.sft(start(s.model), examples, tuning(s, seed, "sl-cai"))
 
-# %% ../../nbs/11_cai_results.ipynb #0f44f182
+# %% ../../nbs/11_cai_results.ipynb #6deee915
 @functools.lru_cache(maxsize=1)
 def ai_feedback(s: LoopSettings, seed: int) -> rlaif.Feedback:
     "Two replies of SL-CAI to each provoking visitor, the start model's soft labels, a preference model (§4.1)."
@@ -121,7 +121,7 @@ def compared(s: LoopSettings, seed: int) -> list:
     "The visitors whose pairs of replies are labelled."
     return frontdesk.items(2 * s.visitors, 300 + seed)
 
-# %% ../../nbs/11_cai_results.ipynb #ae2e58f4
+# %% ../../nbs/11_cai_results.ipynb #fde94796
 def measured(stage: str, seed: int, step: int, visitors: list, said: list[str]) -> list[dict]:
     "What the rules say of each reply."
     return [
@@ -154,7 +154,7 @@ def rl_cai(s: LoopSettings, seed: int) -> Trained:
         sl_cai(s, seed), pm, asked, settings, max_new_tokens=s.tokens, temperature=s.temperature, on_checkpoint=on_checkpoint
     )  # fmt: skip
 
-# %% ../../nbs/11_cai_results.ipynb #314c4ec7
+# %% ../../nbs/11_cai_results.ipynb #8be0b01f
 def dpo(s: LoopSettings, seed: int) -> Trained:
     "The shortcut of most open replications: DPO from SL-CAI, last revision against first reply, no second stage."
     visitors, rows = revisions(s, seed)
@@ -176,7 +176,7 @@ STAGES = {
     "SL-CAI": sl_cai, "DPO on revisions": dpo, "RL-CAI": rl_cai,
 }  # fmt: skip
 
-# %% ../../nbs/11_cai_results.ipynb #26159f53
+# %% ../../nbs/11_cai_results.ipynb #20f5b3e6
 def shares(df, by: list[str], columns: tuple = ("harm", "help", "evasive")) -> dict:
     "Share of replies with each mark in each group, with Wilson's interval."
     return {
@@ -213,7 +213,7 @@ def exp_revisions(s, kind, seed):
     said = [{**axes(r["text"], visitors[r["item"]]), "item": r["item"], "round": r["round"], "empty": int(r["empty"])} for r in rows]
     return said, [r | {"prompt": visitors[r["item"]].prompt} for r in rows]
 
-# %% ../../nbs/11_cai_results.ipynb #c5fcfb4f
+# %% ../../nbs/11_cai_results.ipynb #b5a97e4d
 DUELS = (("SL-CAI", "helpful-only"), ("RL-CAI", "SL-CAI"), ("RL-CAI", "helpful-only"), ("RL-CAI", "DPO on revisions"))
 
 
@@ -258,7 +258,7 @@ def exp_stages(s, stage, seed):
     texts = [{"step": step, "item": i, "prompt": v.prompt, "text": r} for step, x in said.items() for i, (v, r) in enumerate(zip(visitors, x, strict=True))]
     return rows, texts
 
-# %% ../../nbs/11_cai_results.ipynb #af1ce3e6
+# %% ../../nbs/11_cai_results.ipynb #727633d0
 def second_revisions(s: LoopSettings, seed: int, kind: str) -> tuple[list, list[dict]]:
     "The same replies to the same visitors, revised by the start model (two rounds)."
     visitors, rows = revisions(s, seed)
@@ -285,7 +285,7 @@ def exp_revisers(s, kind, seed):
     said = [{**axes(r["text"], visitors[r["item"]]), "item": r["item"], "round": r["round"], "empty": int(r["empty"])} for r in rows]
     return said, [r | {"prompt": visitors[r["item"]].prompt} for r in rows]
 
-# %% ../../nbs/11_cai_results.ipynb #d9006a78
+# %% ../../nbs/11_cai_results.ipynb #bc1ad494
 SECOND = ("direct revision by the helpful-only clerk", "critique and revision by the start model")
 
 
@@ -317,7 +317,7 @@ def exp_retrained(s, trained_on, seed):
     texts = [{"item": i, "prompt": v.prompt, "text": r} for i, (v, r) in enumerate(zip(held_out(s), replies, strict=True))]
     return measured("SL-CAI", seed, 0, held_out(s), replies), texts
 
-# %% ../../nbs/11_cai_results.ipynb #6220a183
+# %% ../../nbs/11_cai_results.ipynb #4ba144cc
 def known_pairs(n: int, seed: int) -> tuple[list, list[tuple[str, str]], list[int]]:
     "Visitors, a polite and a rude reply to each in either order, and whether the first is the polite one."
     rng, visitors = random.Random(f"known {seed}"), frontdesk.items(n, 9_500 + seed)
@@ -373,7 +373,7 @@ def exp_feedback(s, part, seed):
         for i, (x, t, (a, b)) in enumerate(rows)
     ]  # fmt: skip
 
-# %% ../../nbs/11_cai_results.ipynb #f9a111cb
+# %% ../../nbs/11_cai_results.ipynb #0b2afdb9
 CONTRASTS = {  # name: (what should win if the reward knows manners or truth, what should lose); {wrong} is the card's other value
     "polite over rude, same length": ("Look here. {fact}", "You fool. {fact}"),
     "short over long, both neutral": ("{fact}", "Look here. {fact}"),
