@@ -154,9 +154,9 @@ def rl_cai(s: LoopSettings, seed: int) -> Trained:
         sl_cai(s, seed), pm, asked, settings, max_new_tokens=s.tokens, temperature=s.temperature, on_checkpoint=on_checkpoint
     )  # fmt: skip
 
-# %% ../../nbs/11_cai_results.ipynb #8be0b01f
+# %% ../../nbs/11_cai_results.ipynb #95c2c7ae
 def dpo(s: LoopSettings, seed: int) -> Trained:
-    "The shortcut of most open replications: DPO from SL-CAI, last revision against first reply, no second stage."
+    "The shortcut of Hugging Face's open recipe: DPO, last revision against first reply, no second stage; here from SL-CAI."
     visitors, rows = revisions(s, seed)
     pairs = cai.revision_pairs(rows, [v.prompt for v in visitors])
     return training.dpo(sl_cai(s, seed), pairs, tuning(s, seed, "dpo", lr=s.rate / 5, steps=max(1, s.steps // 2)))
