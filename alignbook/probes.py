@@ -56,7 +56,7 @@ def contrast_prompts(
     put = {k: ask.format(cue="", question=c.question) for k, c in contrasts.items()}
     return [f"{put[k]} {c.bad}" for k, c in contrasts.items()], [f"{put[k]} {c.good}" for k, c in contrasts.items()]
 
-# %% ../nbs/30a_probes.ipynb #2857ff6c
+# %% ../nbs/30a_probes.ipynb #e72b73bc
 @torch.no_grad()
 def residuals(
     lm: LM,
@@ -88,7 +88,7 @@ def residuals(
             out[i] = row
     return torch.stack(out)
 
-
+# %% ../nbs/30a_probes.ipynb #fa0e2e03
 @torch.no_grad()
 def readout(
     lm: LM,
@@ -124,7 +124,7 @@ def scores(
     half = (by.vector.double() ** 2).sum(-1).clamp_min(1e-30) / 2
     return (((acts - by.origin).double() * by.vector).sum(-1) / half).numpy()
 
-# %% ../nbs/30a_probes.ipynb #dfa75b6c
+# %% ../nbs/30a_probes.ipynb #e6412d56
 def area(
     pos: np.ndarray,  # (N, ...) scores
     neg: np.ndarray,  # (M, ...)
@@ -152,7 +152,7 @@ def _halves(pos, neg, paired):
         raise AlignbookError(f"scores of shapes {pos.shape} and {neg.shape}: give two prompts or more in each half, as many if paired")
     return pos, neg
 
-
+# %% ../nbs/30a_probes.ipynb #51f21ce4
 def probe_auroc(
     pos: np.ndarray,  # (N, layers) scores of triggered prompts
     neg: np.ndarray,  # (M, layers) scores of untriggered ones
