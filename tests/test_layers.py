@@ -11,6 +11,7 @@ import pytest
 LIB = Path(__file__).parent.parent / "alignbook"
 FOUNDATION = """
     runtime provenance records store models sampling data training judging stats fits plots widgets explorers
+    dials
 """.split()
 SHOW_AND_STORE = {
     "provenance",
@@ -19,8 +20,9 @@ SHOW_AND_STORE = {
     "plots",
     "widgets",
     "explorers",
+    "dials",
 }  # what no method or experiment may import
-TORCH_FREE = ["runtime", "provenance", "records", "store", "stats", "fits", "plots", "widgets", "explorers", "cli"]
+TORCH_FREE = "runtime provenance records store stats fits plots widgets explorers dials cli".split()
 FILES = [p for p in LIB.rglob("*.py") if p.stem not in ("__init__", "_modidx")]
 MODULES = {".".join(p.relative_to(LIB).with_suffix("").parts): p for p in FILES}
 METHODS = sorted(m for m in MODULES if m not in FOUNDATION and "." not in m and m != "cli")
