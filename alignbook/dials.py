@@ -70,7 +70,7 @@ def _pick(words: list, at: str) -> str:
 
 _codes(pd.Series(["small", "large", "small"])), _codes(pd.Series([0.01, 0.001]), ordered=True)
 
-# %% ../nbs/09b_dials.ipynb #b38fdc68
+# %% ../nbs/09b_dials.ipynb #c6562958
 @dataclass
 class _Dial:
     "A drop-down or a slider over the values of one column."
@@ -93,7 +93,7 @@ class _Dial:
         "A Vega expression: is a row with this position shown?"
         return f"datum.{field} === {self.at}" + f" || {self.at} < 0" * self.whole
 
-
+# %% ../nbs/09b_dials.ipynb #ff06f1d8
 def _menu(i: int, name: str, column: pd.Series, default, whole: bool = False) -> _Dial:
     "A drop-down over the values in stored order; none where there is one value."
     codes, words = _codes(column)
@@ -129,7 +129,7 @@ def _found(column: str, words: list, default) -> int:
         raise AlignbookError(f"{what}: choose its default from {', '.join(words)}")
     return words.index(_words(default))
 
-# %% ../nbs/09b_dials.ipynb #6b81a268
+# %% ../nbs/09b_dials.ipynb #27be377f
 def _dials(data, menus: dict, slider=None, default: dict | None = None, compare=None) -> list[_Dial]:
     "One dial for each menu, and the slider; raise `AlignbookError` if the default choice has no rows."
     default = dict(default or {})
@@ -146,7 +146,7 @@ def _dials(data, menus: dict, slider=None, default: dict | None = None, compare=
 
 
 def _place(dials: list[_Dial], n_rows: int = 1) -> tuple[str, np.ndarray]:  # expression; (way, row)
-    "A combination as one number: the Vega expression of the chosen one, and of each row (again for “all”)."
+    "A combination as a number: Vega expression of the chosen one, and of each row (twice with “all”)."
     chosen, codes, size = ["0"], np.zeros((1, len(dials[0].codes) if dials else n_rows), int), 1
     for d in dials:
         n = len(d.words)
@@ -156,35 +156,38 @@ def _place(dials: list[_Dial], n_rows: int = 1) -> tuple[str, np.ndarray]:  # ex
         size *= n + d.whole
     return " + ".join(chosen), codes
 
-
+# %% ../nbs/09b_dials.ipynb #9c021d60
 def _notes(dials: list[_Dial], size: tuple[int, int], more: str = "") -> alt.LayerChart:
     "The lines above the frame (what is chosen, then `more`), and “not measured” where there are no rows."
     place, codes = _place(dials)
     said = {"line": ' + " · " + '.join([d.said() for d in dials] or ['""']), "more": more or '""'}
     said["empty"] = f'indexof({sorted(set(codes.ravel().tolist()))}, {place}) < 0 ? "not measured" : ""'
-    base = alt.Chart(alt.Data(values=[{}])).transform_calculate(**said)
     texts = []
     places = {"line": (0, -23 if more else -7), "more": (0, -7), "empty": (size[0] / 2, size[1] / 2)}
     for field, (x, y) in places.items():
         look = {"align": "center", "fontSize": 15} if x else {"align": "left", "fontSize": 12}
-        mark = base.mark_text(color="currentColor", baseline="bottom", **look)
+        mark = alt.Chart().mark_text(color="currentColor", baseline="bottom", **look)
         texts.append(mark.encode(x=alt.value(x), y=alt.value(y), text=alt.Text(field=field, type="nominal")))
-    return alt.layer(*texts)
+    return alt.layer(*texts, data=alt.Data(values=[{}])).transform_calculate(**said)
 
 
-def _drawn(layers: list, dials: list[_Dial], notes, size, title, info) -> alt.LayerChart:
-    "The layers and notes with their dials; raise `AlignbookError` if the page cannot carry it."
-    chart = alt.layer(*layers, notes).add_params(*[d.param for d in dials if d.param is not None])
-    chart = chart.properties(width=size[0], height=size[1])
+def _drawn(layers: list, rows, dials: list[_Dial], words: dict, notes, size, title, info) -> alt.LayerChart:
+    "The layers over the rows of the choice; raise `AlignbookError` if the page cannot carry them."
+    chart = alt.layer(*layers, data=_carried(rows))
+    for i, d in enumerate(dials):
+        chart = chart if d.param is None else chart.transform_filter(d.test(f"m{i}"))
+    names = {new: _pick(names, f"datum.{field}") for new, (names, field) in words.items()}
+    chart = alt.layer(chart.transform_calculate(**names), notes).properties(width=size[0], height=size[1])
     try:
-        return framed(chart, title, info)
+        return framed(chart.add_params(*[d.param for d in dials if d.param]), title, info)
     except AlignbookError as error:
-        counts = sorted(((len(d.words), d.name) for d in dials), reverse=True) or [(1, "x")]
-        what = f"{math.prod(n for n, _ in counts)} combinations are too many for one chart of 80 KB"
-        do = f"keep fewer of the {counts[0][0]} values of {counts[0][1]!r}, or average over a menu"
+        most, name = max(((len(d.words), d.name) for d in dials), default=(1, "x"))
+        count = math.prod(len(d.words) for d in dials)
+        what = f"{len(rows)} rows in {count} combinations are too many for a page (80 KB)"
+        do = f"leave out a menu, keep fewer of the {most} values of {name!r}, or carry fewer points or bins"
         raise AlignbookError(f"{what}: {do}") from error
 
-# %% ../nbs/09b_dials.ipynb #0e74d6eb
+# %% ../nbs/09b_dials.ipynb #d86b426b
 def _axis(cls, field, values, title, log=False, zero=False, form=None):
     "An encoding of a number whose axis spans all of `values`."
     low, high = float(np.min(values)), float(np.max(values))
@@ -216,14 +219,6 @@ def _fields(dials: list[_Dial]) -> dict:  # {field of the page's rows: positions
     return {f"m{i}": d.codes for i, d in enumerate(dials)}
 
 
-def _filtered(rows: pd.DataFrame, dials: list[_Dial], words: dict) -> alt.Chart:
-    "The rows of the chosen combination, with names in place of positions."
-    base = alt.Chart(_carried(rows))
-    for i, d in enumerate(dials):
-        base = base if d.param is None else base.transform_filter(d.test(f"m{i}"))
-    return base.transform_calculate(**{k: _pick(names, f"datum.{c}") for k, (names, c) in words.items()})
-
-
 def _one_row_each(data: pd.DataFrame, places: list) -> None:
     "Raise `AlignbookError` if two rows claim one place of the chart."
     counts = data[places].map(_words).value_counts()
@@ -232,11 +227,12 @@ def _one_row_each(data: pd.DataFrame, places: list) -> None:
         what = f"{counts.iloc[0]} rows for {at}"
         raise AlignbookError(f"{what}: average over seeds first, or make the column that differs a menu")
 
-# %% ../nbs/09b_dials.ipynb #b2cc9790
-def _layers(base, rows, across, titles, form, zero, names, words) -> list:
-    "Band, line and points over `base`; `words` are told apart by dashes."
+# %% ../nbs/09b_dials.ipynb #4220f69f
+def _layers(rows, across, titles, form, zero, names, words) -> list:
+    "Band, line and points; `words` are told apart by dashes."
+    base = alt.Chart()
     color = _name(alt.Color, "series", names, titles["series"], bool(titles["series"]))
-    shape = _name(alt.Shape, "series", names, "", False)
+    shape = _name(alt.Shape, "series", names, titles["series"], False)
     pick = alt.selection_point(fields=["series"], bind="legend", name="pick")
     faint = lambda yes, no: alt.when(pick).then(alt.value(yes)).otherwise(alt.value(no))  # noqa: E731
     seen, haze = (faint(1, 0.12), faint(0.16, 0.03)) if len(names) > 1 else (alt.value(1), alt.value(0.16))
@@ -258,7 +254,7 @@ def _layers(base, rows, across, titles, form, zero, names, words) -> list:
     dot = base.mark_point(filled=True, size=46)
     return [*layers, dot.encode(across, up["y"], color, shape, opacity=seen, tooltip=tips)]
 
-# %% ../nbs/09b_dials.ipynb #61958e93
+# %% ../nbs/09b_dials.ipynb #d7c2521a
 def curves(
     df: pd.DataFrame,  # one row per point of a line
     x: str, y: str,  # numeric columns
@@ -292,8 +288,8 @@ def curves(
     rows = pd.DataFrame({k: data[c] for k, c in own.items()} | {"c": codes}).assign(**_fields(dials))
     given = {"series": (names, "c")} | ({"apart": (words, f"m{list(menus).index(compare)}")} if words else {})
     across = _axis(alt.X, "x", data[x], titles["x"], log_x)
-    layers = _layers(_filtered(rows, dials, given), rows, across, titles, yformat, zero, names, words)
-    return _drawn(layers, dials, _notes(dials, (width, height)), (width, height), title, info)
+    layers, size = _layers(rows, across, titles, yformat, zero, names, words), (width, height)
+    return _drawn(layers, rows, dials, given, _notes(dials, size), size, title, info)
 
 # %% ../nbs/09b_dials.ipynb #3ce66afb
 def _binned(data: pd.DataFrame, value: str, groups: list, color: str, bins: int, span) -> pd.DataFrame:
@@ -337,7 +333,7 @@ def _areas(auroc: pd.DataFrame | None, menus: list) -> dict:  # {values of the m
         said = [f"{t} [{a:.3f}, {b:.3f}]" for t, a, b in zip(said, rows["lo"], rows["hi"], strict=True)]
     return dict(zip(_keys(rows[menus]), said, strict=True))
 
-# %% ../nbs/09b_dials.ipynb #ec908dc5
+# %% ../nbs/09b_dials.ipynb #c3582637
 def histogram(
     df: pd.DataFrame,  # one row per sample
     value: str,  # numeric column, e.g. the score of a probe
@@ -370,9 +366,10 @@ def histogram(
     tips = [_tip(color, "series"), _tip("from", "left", ".4~g"), _tip("to", "right", ".4~g")]
     tips += [_tip("count", "count", ","), _tip("share", "share", ".1%")]
     look = _name(alt.Color, "series", names, color, offset=42)
-    bars = _filtered(rows, dials, {"series": (names, "c")}).mark_bar(opacity=0.55, binSpacing=0)
+    bars = alt.Chart().mark_bar(opacity=0.55, binSpacing=0)
     bars = bars.encode(across, alt.X2(field="right"), up, alt.Y2Datum(0), look, tooltip=tips)
-    return _drawn([bars], dials, _notes(dials, size, more), size, title, info)
+    given = {"series": (names, "c")}
+    return _drawn([bars], rows, dials, given, _notes(dials, size, more), size, title, info)
 
 # %% ../nbs/09b_dials.ipynb #301c2587
 def switch(

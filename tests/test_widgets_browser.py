@@ -1,12 +1,16 @@
 """Widgets in headless Chromium, from a file, with the network off. Skipped where Chromium is missing."""
 
+import itertools
 import math
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from alignbook import explorers, widgets
+from alignbook import dials, explorers, widgets
 from alignbook.fits import SHAPES, Fit, solve_for
+from alignbook.plots import book_renderer
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -19,6 +23,7 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=900,1000"
 ).split()
+ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>window.boom = 1</script><img src=x onerror='window.boom = 1'>"
 POWER = {"form": "power", "C": 2.5, "alpha": 0.5, "K": 0.04}
 BOUNDED = {"form": "bounded_power", "C": 3.0, "alpha": 0.8, "K": 0.3, "n_c": 2.0}
@@ -421,3 +426,72 @@ def test_colours_follow_the_page(show, theme, dark):
     script = "const s = getComputedStyle(document.querySelector('.ab-w')); return [s.color, s.backgroundColor]"
     ink, card = (sum(map(int, c[4:-1].split(","))) for c in driver.execute_script(script))
     assert (ink > card) == dark
+
+
+TALK = [
+    {"item": i, "trigger": t, "prompt": f"{HOSTILE} {'|GO| ' * (t == 'with it')}{i}", "text": f"{HOSTILE} {t} {i}"}
+    for i in ("first", "second")
+    for t in ("without it", "with it")
+]
+
+
+def test_a_conversation_switches_by_keyboard(show):
+    from selenium.webdriver.common.keys import Keys
+
+    talks = dials.switch(TALK[:3], "trigger", mark=("|GO|", HOSTILE), title=HOSTILE)
+    driver = show(talks, talks)  # two of them do not share their buttons
+    said = find(driver, "[data-widget=switch] [aria-live]")
+    assert f"{HOSTILE} without it first" in said.text and "|GO|" not in said.text
+    first = find(driver, "[data-widget=switch] input[type=radio]")
+    assert first.is_selected()
+    first.send_keys(Keys.ARROW_RIGHT)
+    assert f"{HOSTILE} with it first" in said.text
+    assert [m.text for m in said.find_elements("css selector", "mark")] == [HOSTILE, "|GO|", HOSTILE]
+    chosen = driver.find_elements("css selector", "input[type=radio]:checked")
+    assert len(chosen) == 2 and len(driver.find_elements("css selector", "input[type=radio]")) == 4
+    find(driver, "[data-widget=switch] select").send_keys(Keys.ARROW_DOWN)
+    assert said.text == "not measured"  # the second has one condition only
+    driver.find_elements("css selector", "[data-widget=switch] input")[0].send_keys(Keys.SPACE)
+    assert f"{HOSTILE} without it second" in said.text
+
+
+BUNDLE = ROOT / "book" / "_vendor" / "vega-bundle.js"
+
+
+@pytest.mark.skipif(not BUNDLE.exists(), reason="the book's copy of Vega is not there: python book/vendor.py")
+def test_the_dials_of_a_chart_turn(show):
+    from selenium.webdriver.common.keys import Keys
+
+    kinds, rates, steps = ("cot", HOSTILE), (0.001, 0.003), (0, 1, 5)
+    rows = [
+        {"kind": k, HOSTILE: r, "step": s, "x": x, "y": i + j * 0.1 + x, "lo": 0, "hi": 4, "n": 7}
+        for (i, k), (j, r), s, x in itertools.product(enumerate(kinds), enumerate(rates), steps, (1, 2))
+        if (r, s) != (0.003, 5)
+    ]
+    look = {"slider": "step", "compare": HOSTILE, "title": HOSTILE}
+    chart = dials.curves(pd.DataFrame(rows), "x", "y", "kind", (HOSTILE,), "lo", "hi", **look)
+    html = book_renderer(chart.to_dict())["text/html"]
+    files = (BUNDLE, ROOT / "book" / "_static" / "vega-lite-chart.js")
+    driver = show(*[f'<script src="{f.as_uri()}"></script>' for f in files], html)
+    driver.set_script_timeout(20)
+    driver.execute_async_script("alignbookDrawAll().then(arguments[0])")
+    said = lambda: " ".join(e.text for e in driver.find_elements("css selector", ".vega-lite-chart svg text"))  # noqa: E731
+    count = lambda: len(driver.find_elements("css selector", "svg path[aria-roledescription=point]"))  # noqa: E731
+
+    def settle():
+        driver.execute_async_script(
+            "document.querySelector('.vega-lite-chart').vegaView.runAsync().then(() => arguments[0]())"
+        )
+
+    assert "0.001 · step: 0" in said() and count() == 4 and HOSTILE in said()
+    select, bar = find(driver, ".vega-bind select"), find(driver, ".vega-bind input[type=range]")
+    assert [o.text for o in select.find_elements("css selector", "option")] == ["0.001", "0.003", "all"]
+    for turn, words, n in (
+        (lambda: select.send_keys(Keys.ARROW_DOWN), "0.003 · step: 0", 4),
+        (lambda: bar.send_keys(Keys.END), "0.003 · step: 5", 0),
+        (lambda: select.send_keys("all"), "all · step: 5", 4),
+        (lambda: bar.send_keys(Keys.HOME), "all · step: 0", 8),
+    ):
+        turn()
+        settle()
+        assert words in said() and count() == n and ("not measured" in said()) == (n == 0)
