@@ -187,7 +187,7 @@ def _drawn(layers: list, rows, dials: list[_Dial], words: dict, notes, size, tit
         do = f"leave out a menu, keep fewer of the {most} values of {name!r}, or carry fewer points or bins"
         raise AlignbookError(f"{what}: {do}") from error
 
-# %% ../nbs/09b_dials.ipynb #d86b426b
+# %% ../nbs/09b_dials.ipynb #6a3e146f
 def _axis(cls, field, values, title, log=False, zero=False, form=None):
     "An encoding of a number whose axis spans all of `values`."
     low, high = float(np.min(values)), float(np.max(values))
@@ -197,7 +197,9 @@ def _axis(cls, field, values, title, log=False, zero=False, form=None):
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     kind = {"type": "log", "base": 10 if log is True else log} if log else {"type": "linear"}
     scale = alt.Scale(domain=[low, high if high > low else low + 1], nice=not log, **kind)
-    axis = alt.Axis(format=form or ".6~g", tickCount=8)
+    ticks = sorted({float(v) for v in np.ravel(values)}) if log else []
+    ticks = {"values": ticks} if 1 < len(ticks) <= 12 else {"tickCount": 6}  # on a log axis, what was measured
+    axis = alt.Axis(format=form or ".6~g", labelOverlap=True, **ticks)
     return cls(field=field, type="quantitative", title=title.replace("_", " "), scale=scale, axis=axis)
 
 

@@ -460,6 +460,7 @@ BUNDLE = ROOT / "book" / "_vendor" / "vega-bundle.js"
 
 @pytest.mark.skipif(not BUNDLE.exists(), reason="the book's copy of Vega is not there: python book/vendor.py")
 def test_the_dials_of_a_chart_turn(show):
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
     kinds, rates, steps = ("cot", HOSTILE), (0.001, 0.003), (0, 1, 5)
@@ -495,3 +496,7 @@ def test_the_dials_of_a_chart_turn(show):
         turn()
         settle()
         assert words in said() and count() == n and ("not measured" in said()) == (n == 0)
+    dot = driver.find_elements("css selector", "svg path[aria-roledescription=point]")[-1]
+    ActionChains(driver).move_to_element(dot).perform()
+    told = find(driver, "#vg-tooltip-element")
+    assert "[0, 4]" in told.text and HOSTILE[:18] in told.text and not told.find_elements("css selector", "img, script")
