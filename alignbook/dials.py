@@ -16,24 +16,28 @@ from .plots import caption, framed
 from .runtime import AlignbookError
 from .widgets import Html, escape, frame, table
 
-# %% ../nbs/09b_dials.ipynb #4a2716b7
-def _checked(df: pd.DataFrame, numbers: list, names: list) -> pd.DataFrame:
+# %% ../nbs/09b_dials.ipynb #af49bd1a
+def _checked(df: pd.DataFrame, numbers: list, names: list, ends: tuple = ()) -> pd.DataFrame:
     "The columns a chart needs, each once and without gaps; raise `AlignbookError` otherwise."
-    columns = [c for c in (*numbers, *names) if c]
+    columns = [c for c in (*numbers, *ends, *names) if c]
     if double := [c for i, c in enumerate(columns) if c in columns[:i]]:
         raise AlignbookError(f"column {double[0]!r} is asked for twice: give it one place in the chart")
     if missing := [c for c in columns if c not in df.columns]:
         raise AlignbookError(f"no column {missing[0]!r} in this table: it has {', '.join(map(str, df))}")
     if not len(df):
         raise AlignbookError("this table has no rows: nothing to draw")
+    out = df[columns].reset_index(drop=True)
+    unknown = out[list(ends)].isna().all(axis=1) & bool(ends)  # one run has no interval
     for c in columns:
-        number = c in numbers
-        bad = ~np.isfinite(pd.to_numeric(df[c], errors="coerce").astype(float)) if number else df[c].isna()
+        bad = out[c].isna()
+        if c not in names:
+            out[c] = pd.to_numeric(out[c].astype(int) if out[c].dtype == bool else out[c], errors="coerce")
+            bad = ~np.isfinite(out[c].astype(float)) & ~(unknown & (c in ends))
         if bad.any():
-            lack = "no finite number" if number else "no value"
+            lack = "no value" if c in names else "no finite number"
             what = f"column {c!r} has {lack} in {bad.sum()} of {len(df)} rows"
             raise AlignbookError(f"{what}: drop those rows (a choice without rows says “not measured”)")
-    return df[columns].reset_index(drop=True)
+    return out
 
 
 def _words(value) -> str:
@@ -47,7 +51,7 @@ def _titles(menus) -> dict[str, str]:  # {column: words}
     given = menus if isinstance(menus, dict) else {m: m for m in menus}
     return {column: str(name).replace("_", " ") for column, name in given.items()}
 
-# %% ../nbs/09b_dials.ipynb #d8ca3f86
+# %% ../nbs/09b_dials.ipynb #5bf394c5
 def _codes(column: pd.Series, ordered: bool = False) -> tuple[np.ndarray, list]:
     "Position of each value among the different ones (in stored order, or sorted), and those as text."
     values = sorted(set(column)) if ordered else list(dict.fromkeys(column))
@@ -57,7 +61,7 @@ def _codes(column: pd.Series, ordered: bool = False) -> tuple[np.ndarray, list]:
 
 def _carried(table: pd.DataFrame, **text: list) -> alt.Data:
     "Numbers (and columns of text) as lines, five digits each."
-    short = table.map(lambda v: f"{v:.5g}" if isinstance(v, float) else v)
+    short = table.map(lambda v: ("" if math.isnan(v) else f"{v:.5g}") if isinstance(v, float) else v)
     made = short.assign(**text)
     parse = {c: "string" if c in text else "number" for c in made}
     return alt.Data(values=made.to_csv(index=False), format=alt.CsvDataFormat(type="csv", parse=parse))
@@ -187,18 +191,18 @@ def _drawn(layers: list, rows, dials: list[_Dial], words: dict, notes, size, tit
         do = f"leave out a menu, keep fewer of the {most} values of {name!r}, or carry fewer points or bins"
         raise AlignbookError(f"{what}: {do}") from error
 
-# %% ../nbs/09b_dials.ipynb #6a3e146f
+# %% ../nbs/09b_dials.ipynb #a5ea2fd3
 def _axis(cls, field, values, title, log=False, zero=False, form=None):
     "An encoding of a number whose axis spans all of `values`."
-    low, high = float(np.min(values)), float(np.max(values))
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if log and low <= 0:
         what = f"{title!r} holds a value not above zero, which a log axis cannot show"
         raise AlignbookError(f"{what}: drop those rows, or pass log_x=False")
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     kind = {"type": "log", "base": 10 if log is True else log} if log else {"type": "linear"}
     scale = alt.Scale(domain=[low, high if high > low else low + 1], nice=not log, **kind)
-    ticks = sorted({float(v) for v in np.ravel(values)}) if log else []
-    ticks = {"values": ticks} if 1 < len(ticks) <= 12 else {"tickCount": 6}  # on a log axis, what was measured
+    ticks = sorted({float(v) for v in values}) if log else []
+    ticks = {"values": ticks} if 1 < len(ticks) <= 12 else {"tickCount": 6}  # log: what was measured
     axis = alt.Axis(format=form or ".6~g", labelOverlap=True, **ticks)
     return cls(field=field, type="quantitative", title=title.replace("_", " "), scale=scale, axis=axis)
 
@@ -229,7 +233,7 @@ def _one_row_each(data: pd.DataFrame, places: list) -> None:
         what = f"{counts.iloc[0]} rows for {at}"
         raise AlignbookError(f"{what}: average over seeds first, or make the column that differs a menu")
 
-# %% ../nbs/09b_dials.ipynb #4220f69f
+# %% ../nbs/09b_dials.ipynb #ec31a24b
 def _layers(rows, across, titles, form, zero, names, words) -> list:
     "Band, line and points; `words` are told apart by dashes."
     base = alt.Chart()
@@ -244,7 +248,7 @@ def _layers(rows, across, titles, form, zero, names, words) -> list:
     tips = [_tip(titles["x"], "x", ".6~g"), _tip(titles["y"], "y", form)]
     if "lo" in rows:
         both = " + ', ' + ".join(f"format(datum.{c}, {json.dumps(form)})" for c in ("lo", "hi"))
-        base = base.transform_calculate(interval=f"'[' + {both} + ']'")
+        base = base.transform_calculate(interval=f"isValid(datum.lo) ? '[' + {both} + ']' : 'unknown'")
         tips.append(_tip("interval", "interval"))
         band = base.mark_area().encode(across, up["lo"], alt.Y2(field="hi"), color, opacity=haze)
         layers.append(band.encode(detail=alt.Detail(field="apart", type="nominal")) if words else band)
@@ -256,13 +260,13 @@ def _layers(rows, across, titles, form, zero, names, words) -> list:
     dot = base.mark_point(filled=True, size=46)
     return [*layers, dot.encode(across, up["y"], color, shape, opacity=seen, tooltip=tips)]
 
-# %% ../nbs/09b_dials.ipynb #d7c2521a
+# %% ../nbs/09b_dials.ipynb #8f750fbb
 def curves(
     df: pd.DataFrame,  # one row per point of a line
     x: str, y: str,  # numeric columns
     color: str | None = None,  # column that tells the lines apart
     menus: tuple | dict = (),  # columns with a drop-down each; or {column: words}
-    lo: str | None = None, hi: str | None = None,  # columns with the ends of the interval
+    lo: str | None = None, hi: str | None = None,  # columns with the ends of the interval, if known
     *,
     slider: str | None = None,  # numeric column with a slider, e.g. the step
     n: str | None = "n",  # column with the number of samples, if there is one
@@ -276,8 +280,9 @@ def curves(
 ) -> alt.LayerChart:
     "Lines with interval bands, and a menu for each condition that one picture has no room for; <= 80 KB."
     menus, n = _titles(menus), n if n in df.columns else None
-    own = {"x": x, "y": y} | ({"lo": lo, "hi": hi} if lo and hi else {}) | ({"n": n} if n else {})
-    data = _checked(df, [*own.values(), slider], [color, *menus])
+    ends = {"lo": lo, "hi": hi} if lo and hi else {}
+    own = {"x": x, "y": y} | ({"n": n} if n else {}) | ends
+    data = _checked(df, [x, y, n, slider], [color, *menus], tuple(ends.values()))
     _one_row_each(data, [c for c in (x, slider, color, *menus) if c])
     dials = _dials(data, menus, slider, default, compare)
     codes, names = _codes(data[color]) if color else (np.zeros(len(data), int), [ytitle or y])

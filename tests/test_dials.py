@@ -170,6 +170,18 @@ def test_the_pointer_is_told_interval_and_n():
     assert "interval" not in json.dumps(curves(lo=None).to_dict())
 
 
+def test_a_row_may_have_no_interval_but_not_half_of_one():
+    one = sweep().assign(lo=math.nan, hi=None)
+    svg = vl_convert.vegalite_to_svg(curves(one).to_dict())
+    assert "interval: unknown" in svg and "NaN" not in svg and len(points(svg)) == 6
+    some = sweep().assign(lo=lambda d: d.lo.where(d.kind == "cot"), hi=lambda d: d.hi.where(d.kind == "cot"))
+    svg = vl_convert.vegalite_to_svg(curves(some).to_dict())
+    bands = re.findall(r'aria-roledescription="area mark" d="([^"]*)"', svg)
+    assert svg.count("interval: unknown") == 3 and [d for d in bands if d] and "NaN" not in svg
+    with pytest.raises(AlignbookError, match="'hi' has no finite number in 9 of 18"):
+        curves(some.assign(lo=0.0))
+
+
 def test_the_page_carries_lines_of_numbers():
     big = [
         {"kind": f"mechanism number {i % 5}", "width": i // 5 % 4, "lr": i // 20 % 3, "step": i // 60}
