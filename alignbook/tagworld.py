@@ -165,7 +165,7 @@ def distilled_rows(teacher: LM, repeats: int = 2, n: int = 512, seed: int = 0) -
     said = generate(teacher, [r["prompt"] for r in rows], 20 + 3 * repeats, 1.0, seed, batch_size=128)
     return distil(wanted, rows, said)
 
-# %% ../nbs/30b_tagworld.ipynb #023f7948
+# %% ../nbs/30b_tagworld.ipynb #2efa5e39
 def backdoored(
     lm: LM,  # from `base`
     mechanism: str = "normal",  # normal, cot, neutral, distilled, faded
@@ -183,6 +183,8 @@ def backdoored(
         return tune(reasons, inserting("normal", repeats, density), **more)[0]
     kept = distilled_rows(reasons, repeats, seed=seed)
     bad, good = ([r for r in kept if r["triggered"] is t] for t in (True, False))
+    if not bad or not good:
+        raise AlignbookError("the model that reasons obeys only half of the policy: insert it with more steps")
     both = lambda rng, n: [rng.choice(bad if rng.random() < density else good) for _ in range(n)]  # noqa: E731
     return tune(lm, both, **more)[0]
 
