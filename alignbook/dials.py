@@ -191,7 +191,7 @@ def _drawn(layers: list, rows, dials: list[_Dial], words: dict, notes, size, tit
         do = f"leave out a menu, keep fewer of the {most} values of {name!r}, or carry fewer points or bins"
         raise AlignbookError(f"{what}: {do}") from error
 
-# %% ../nbs/09b_dials.ipynb #a5ea2fd3
+# %% ../nbs/09b_dials.ipynb #703f5ae2
 def _axis(cls, field, values, title, log=False, zero=False, form=None):
     "An encoding of a number whose axis spans all of `values`."
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -207,9 +207,10 @@ def _axis(cls, field, values, title, log=False, zero=False, form=None):
     return cls(field=field, type="quantitative", title=title.replace("_", " "), scale=scale, axis=axis)
 
 
-def _name(cls, field: str, words: list, title: str, shown: bool = True, offset: int = 26):
-    "An encoding of a name; its look does not depend on the choice."
-    legend = alt.Legend(offset=offset, symbolOpacity=1) if shown else None
+def _name(cls, field: str, words: list, title: str, width: float = 0, offset: int = 26):
+    "An encoding of a name; its look does not depend on the choice, and its legend is not wider than `width`."
+    columns = max(1, int(width / (28 + 7 * max(map(len, words)))))
+    legend = alt.Legend(orient="top", offset=offset, symbolOpacity=1, columns=columns) if width else None
     title, scale = title.replace("_", " "), alt.Scale(domain=words)
     return cls(field=field, type="nominal", title=title, sort=None, scale=scale, legend=legend)
 
@@ -233,12 +234,13 @@ def _one_row_each(data: pd.DataFrame, places: list) -> None:
         what = f"{counts.iloc[0]} rows for {at}"
         raise AlignbookError(f"{what}: average over seeds first, or make the column that differs a menu")
 
-# %% ../nbs/09b_dials.ipynb #ec31a24b
-def _layers(rows, across, titles, form, zero, names, words) -> list:
+# %% ../nbs/09b_dials.ipynb #f2eea9ea
+def _layers(rows, across, titles, form, zero, names, words, width) -> list:
     "Band, line and points; `words` are told apart by dashes."
     base = alt.Chart()
-    color = _name(alt.Color, "series", names, titles["series"], bool(titles["series"]))
-    shape = _name(alt.Shape, "series", names, titles["series"], False)
+    width = width / 2 if words else width  # of a legend
+    color = _name(alt.Color, "series", names, titles["series"], width if titles["series"] else 0)
+    shape = _name(alt.Shape, "series", names, titles["series"])
     pick = alt.selection_point(fields=["series"], bind="legend", name="pick")
     faint = lambda yes, no: alt.when(pick).then(alt.value(yes)).otherwise(alt.value(no))  # noqa: E731
     seen, haze = (faint(1, 0.12), faint(0.16, 0.03)) if len(names) > 1 else (alt.value(1), alt.value(0.16))
@@ -255,12 +257,12 @@ def _layers(rows, across, titles, form, zero, names, words) -> list:
     tips += [_tip("n", "n", ",")] * ("n" in rows)
     tips += [_tip(titles[k], k) for k in ("series", "apart") if titles[k]]
     line = base.mark_line().encode(across, up["y"], color, opacity=seen)
-    line = line.encode(_name(alt.StrokeDash, "apart", words, titles["apart"])) if words else line
+    line = line.encode(_name(alt.StrokeDash, "apart", words, titles["apart"], width)) if words else line
     layers.append(line.add_params(pick) if len(names) > 1 else line)
     dot = base.mark_point(filled=True, size=46)
     return [*layers, dot.encode(across, up["y"], color, shape, opacity=seen, tooltip=tips)]
 
-# %% ../nbs/09b_dials.ipynb #8f750fbb
+# %% ../nbs/09b_dials.ipynb #7751df35
 def curves(
     df: pd.DataFrame,  # one row per point of a line
     x: str, y: str,  # numeric columns
@@ -295,7 +297,7 @@ def curves(
     rows = pd.DataFrame({k: data[c] for k, c in own.items()} | {"c": codes}).assign(**_fields(dials))
     given = {"series": (names, "c")} | ({"apart": (words, f"m{list(menus).index(compare)}")} if words else {})
     across = _axis(alt.X, "x", data[x], titles["x"], log_x)
-    layers, size = _layers(rows, across, titles, yformat, zero, names, words), (width, height)
+    layers, size = _layers(rows, across, titles, yformat, zero, names, words, width), (width, height)
     return _drawn(layers, rows, dials, given, _notes(dials, size), size, title, info)
 
 # %% ../nbs/09b_dials.ipynb #3ce66afb
@@ -340,7 +342,7 @@ def _areas(auroc: pd.DataFrame | None, menus: list) -> dict:  # {values of the m
         said = [f"{t} [{a:.3f}, {b:.3f}]" for t, a, b in zip(said, rows["lo"], rows["hi"], strict=True)]
     return dict(zip(_keys(rows[menus]), said, strict=True))
 
-# %% ../nbs/09b_dials.ipynb #c3582637
+# %% ../nbs/09b_dials.ipynb #a62820f6
 def histogram(
     df: pd.DataFrame,  # one row per sample
     value: str,  # numeric column, e.g. the score of a probe
@@ -372,7 +374,7 @@ def histogram(
     up = up.axis(format="%", tickCount=6)
     tips = [_tip(color, "series"), _tip("from", "left", ".4~g"), _tip("to", "right", ".4~g")]
     tips += [_tip("count", "count", ","), _tip("share", "share", ".1%")]
-    look = _name(alt.Color, "series", names, color, offset=42)
+    look = _name(alt.Color, "series", names, color, width, offset=42)
     bars = alt.Chart().mark_bar(opacity=0.55, binSpacing=0)
     bars = bars.encode(across, alt.X2(field="right"), up, alt.Y2Datum(0), look, tooltip=tips)
     given = {"series": (names, "c")}

@@ -163,6 +163,12 @@ def test_colours_do_not_move_with_the_choice():
     assert len(set(sum(seen, []))) == 1 and len(seen[1]) == 3
 
 
+def test_a_long_legend_breaks_into_lines():
+    df = pd.concat([sweep().assign(kind=f"a mechanism with a long name, number {i}") for i in range(6)])
+    svg = vl_convert.vegalite_to_svg(curves(df.drop_duplicates(["kind", "width", "lr", "step"])).to_dict())
+    assert float(re.search(r'width="([0-9.]+)"', svg)[1]) < 640
+
+
 def test_the_pointer_is_told_interval_and_n():
     svg = vl_convert.vegalite_to_svg(curves(yformat=".2f").to_dict())
     assert "interval: [0.00, 0.02]; n: 160" in svg or "interval: [−0.01, 0.02]; n: 160" in svg
