@@ -51,7 +51,7 @@ def _titles(menus) -> dict[str, str]:  # {column: words}
     given = menus if isinstance(menus, dict) else {m: m for m in menus}
     return {column: str(name).replace("_", " ") for column, name in given.items()}
 
-# %% ../nbs/09b_dials.ipynb #5bf394c5
+# %% ../nbs/09b_dials.ipynb #dd2cdb21
 def _codes(column: pd.Series, ordered: bool = False) -> tuple[np.ndarray, list]:
     "Position of each value among the different ones (in stored order, or sorted), and those as text."
     values = sorted(set(column)) if ordered else list(dict.fromkeys(column))
@@ -70,9 +70,6 @@ def _carried(table: pd.DataFrame, **text: list) -> alt.Data:
 def _pick(words: list, at: str) -> str:
     "A Vega expression: one of these words."
     return f"{json.dumps(words)}[{at}]"
-
-
-_codes(pd.Series(["small", "large", "small"])), _codes(pd.Series([0.01, 0.001]), ordered=True)
 
 # %% ../nbs/09b_dials.ipynb #c6562958
 @dataclass
