@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['TIERS', 'PACKAGES', 'AlignbookError', 'check_tier', 'cache_dir', 'atomic_write', 'digest', 'fetch_package',
-           'is_static', 'progress', 'seed_everything', 'seeded', 'pick_device', 'versions', 'machine', 'Settings',
-           'Experiment', 'experiment', 'chapters', 'experiments', 'grid', 'note', 'take_notes']
+           'is_static', 'progress', 'seed_everything', 'seeded', 'one_thread', 'pick_device', 'versions', 'machine',
+           'Settings', 'Experiment', 'experiment', 'chapters', 'experiments', 'grid', 'note', 'take_notes']
 
 # %% ../nbs/00_runtime.ipynb #531a97c7
 import contextlib
@@ -126,7 +126,7 @@ def progress(
 
     return tqdm(iterable, desc=desc, total=total, disable=is_static() or None, leave=False)
 
-# %% ../nbs/00_runtime.ipynb #58bd5d28
+# %% ../nbs/00_runtime.ipynb #db4f2d19
 def seed_everything(
     seed: int,  # non-negative
 ) -> None:
@@ -153,6 +153,19 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(state[0])
             np.random.set_state(state[1])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    "Small matrices gain nothing from a second thread, and one thread gives the same bits on every machine of a kind."
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick_device() -> str:

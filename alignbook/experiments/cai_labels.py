@@ -2,12 +2,12 @@
 
 # %% auto #0
 __all__ = ['SHARPER', 'LABELS', 'CONTRASTS', 'SIGHT', 'TONE', 'KINDS_OF_PRINCIPLES', 'PRINCIPLES', 'FAR', 'DRAWS', 'ARMS',
-           'sharper', 'LabelSettings', 'one_thread', 'text_model', 'text_rewards', 'rewards', 'seed_metrics', 'paired',
+           'sharper', 'LabelSettings', 'text_model', 'text_rewards', 'rewards', 'seed_metrics', 'paired',
            'label_metrics', 'label_cells', 'exp_label_types', 'views', 'ensemble_labels', 'blind_spots', 'spread',
            'ensemble_metrics', 'exp_ensembles', 'goodhart_metrics', 'exp_overoptimisation', 'start_policy',
            'reply_probs', 'on_the_frontier', 'rl_metrics', 'exp_rl_follows']
 
-# %% ../../nbs/11a_cai_labels.ipynb #9be5af67
+# %% ../../nbs/11a_cai_labels.ipynb #daee21e4
 import contextlib
 import functools
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from alignbook.policies import (
     tilted_at,
     traits,
 )
-from ..runtime import AlignbookError, Settings, experiment, grid, note
+from ..runtime import AlignbookError, Settings, experiment, grid, note, one_thread
 from ..sampling import sequence_logprob
 from ..training import TrainSettings, pretrain, reward_model, rl, score
 
@@ -58,7 +58,7 @@ LABELS = {  # P(first is better) as the labeller believes it -> as the preferenc
     "CoT 40-60": lambda p: clamp(sharper(p)),
 }
 
-# %% ../../nbs/11a_cai_labels.ipynb #393ba418
+# %% ../../nbs/11a_cai_labels.ipynb #e2876685
 @dataclass(frozen=True)
 class LabelSettings(Settings):
     "`seeds` counts bags of words, `trainings` decoders; each has its own visitors, comparisons and noise."
@@ -85,18 +85,7 @@ class LabelSettings(Settings):
 
 LabelSettings.COLUMNS.update(gpu=LabelSettings.COLUMNS["cpu"] | dict(seeds=100, trainings=20))
 
-
-@contextlib.contextmanager
-def one_thread():
-    "Small matrices gain nothing from a second thread, and one thread gives the same bits on every machine of a kind."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-# %% ../../nbs/11a_cai_labels.ipynb #ec133577
+# %% ../../nbs/11a_cai_labels.ipynb #5dff8292
 def text_model(d: Desk, pairs: tuple, p: np.ndarray, s: LabelSettings, seed: int) -> LM:
     "A decoder trained on the comparisons."
     rows = [
@@ -115,7 +104,6 @@ def text_rewards(d: Desk, pairs: tuple, p: np.ndarray, held: Desk, s: LabelSetti
     with one_thread():
         found = score(rm, prompts, [" " + r for replies in held.texts for r in replies], batch_size=96)
     return found.double().numpy().reshape(len(held.items), -1)
-
 
 
 def rewards(reader: str, d: Desk, pairs: tuple, p: np.ndarray, held: Desk, s: LabelSettings, seed: int) -> np.ndarray:
