@@ -10,8 +10,8 @@ import pytest
 
 LIB = Path(__file__).parent.parent / "alignbook"
 FOUNDATION = """
-    runtime provenance records store models sampling data training judging stats fits plots widgets explorers
-    dials quiz
+    runtime provenance records store models sampling data training judging stats probes fits plots widgets
+    explorers dials quiz
 """.split()
 SHOW_AND_STORE = {
     "provenance",
