@@ -11,7 +11,7 @@ import pytest
 LIB = Path(__file__).parent.parent / "alignbook"
 FOUNDATION = """
     runtime provenance records store models sampling data training judging stats probes fits plots widgets
-    explorers dials quiz
+    explorers dials quiz pairs
 """.split()
 SHOW_AND_STORE = {
     "provenance",
@@ -22,8 +22,9 @@ SHOW_AND_STORE = {
     "explorers",
     "dials",
     "quiz",
+    "pairs",
 }  # what no method or experiment may import
-TORCH_FREE = "runtime provenance records store stats fits plots widgets explorers dials quiz cli".split()
+TORCH_FREE = "runtime provenance records store stats fits plots widgets explorers dials quiz pairs cli".split()
 FILES = [p for p in LIB.rglob("*.py") if p.stem not in ("__init__", "_modidx")]
 MODULES = {".".join(p.relative_to(LIB).with_suffix("").parts): p for p in FILES}
 METHODS = sorted(m for m in MODULES if m not in FOUNDATION and "." not in m and m != "cli")
