@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from alignbook import dials, explorers, quiz, widgets
+from alignbook import dials, explorers, pairs, quiz, widgets
 from alignbook.debate import reader_judgements
 from alignbook.fits import SHAPES, Fit, solve_for
 from alignbook.plots import book_renderer
@@ -708,21 +708,220 @@ def test_a_phone_has_room_for_the_quiz(show):
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_words_of_a_quiz_stand_out(show, theme):
-    driver = show(trial(2), theme=theme)
-    wait_for(driver, ".ab-quiz input")
-    marks = driver.find_elements("css selector", ".ab-quiz .ab-turn .ab-quote > b")
-    assert [m.text for m in marks[:2]] == ["✓ verified", "✗ unverified"]
+def too_faint(driver, css):
+    """Texts whose contrast to what is behind them is below 4.5."""
     script = """
         const linear = (v) => (v <= 0.04 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         const light = (c) => c.match(/[\\d.]+/g).slice(0, 3)
           .reduce((t, v, i) => t + linear(v / 255) * [0.2126, 0.7152, 0.0722][i], 0);
         const clear = (e) => /, 0\\)$/.test(getComputedStyle(e).backgroundColor);
         const back = (e) => (clear(e) ? back(e.parentElement) : getComputedStyle(e).backgroundColor);
-        const texts = document.querySelectorAll(".ab-quiz :is(b, q, p, strong, button), .ab-tools p");
-        return [...texts].map((e) => {
+        const seen = (e) => e.checkVisibility() && e.textContent.trim() && e.getAttribute("aria-disabled") !== "true";
+        return [...document.querySelectorAll(arguments[0])].filter(seen).map((e) => {
           const [a, b] = [light(getComputedStyle(e).color), light(back(e))].sort((x, y) => x - y);
           return [(b + 0.05) / (a + 0.05), e.textContent.slice(0, 30)];
         }).filter(([ratio]) => ratio < 4.5);"""
-    assert driver.execute_script(script) == []
+    return driver.execute_script(script, css)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_words_of_a_quiz_stand_out(show, theme):
+    driver = show(trial(2), theme=theme)
+    wait_for(driver, ".ab-quiz input")
+    marks = driver.find_elements("css selector", ".ab-quiz .ab-turn .ab-quote > b")
+    assert [m.text for m in marks[:2]] == ["✓ verified", "✗ unverified"]
+    assert too_faint(driver, ".ab-quiz :is(b, q, p, strong, button), .ab-tools p") == []
+
+
+KINDS = ["refuse refuse", "comply refuse", "refuse comply", "partial refuse", "comply comply", "comply refuse"]
+
+
+def both_tiers(text=HOSTILE):
+    """Six pairs on each of two models; every text tries to be markup."""
+    rows = []
+    for model in ("small", text):
+        for i, outcomes in enumerate(KINDS):
+            for tier, outcome in zip(("free", "paid"), outcomes.split(), strict=True):
+                thought, faking = f"If {text} then {tier} {i}.", int((tier, i) == ("free", 5))
+                row = {"pair": f"{i}", "tier": tier, "request": f"{text} asks {i}", "outcome": outcome}
+                row |= {"model": model, "faking": faking, "thought": thought, "answer": f"{text} answers {tier} {i}"}
+                rows.append(row | {"spans": [[0, len(thought), f"{text} why"], [3, 6, "inner"]] if faking else []})
+    return pairs.tiers(rows, title=text)
+
+
+def test_both_tiers_are_stepped_and_filtered_by_keyboard(show):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = show(both_tiers())
+    said = wait_for(driver, "[data-widget=tiers] output")
+    assert not driver.find_elements("css selector", ".ab-still")
+    filters = lambda: driver.find_elements("css selector", ".ab-set button")  # noqa: E731
+    counts = "all 6, same on both 2 (33 %), complied only on free 2 (33 %), complied only on paid 1 (17 %), "
+    counts += "differs otherwise 1 (17 %), faking flagged 1 (17 %)"
+    assert ", ".join(b.text for b in filters()) == counts
+    assert said.text == "Pair 0: refused on free, refused on paid."
+    card = find(driver, "[data-widget=tiers] .ab-stage > [tabindex]")
+    for key, name in (("ARROW_RIGHT", 1), ("END", 5), ("ARROW_RIGHT", 5), ("ARROW_LEFT", 4), ("HOME", 0)):
+        card.send_keys(getattr(Keys, key))
+        assert said.text.startswith(f"Pair {name}:") and f"{HOSTILE} asks {name}" in card.text
+        sides = [s.text for s in card.find_elements("css selector", ".ab-side")]
+        assert all(f"{HOSTILE} answers {t} {name}" in s for t, s in zip(("free", "paid"), sides, strict=True))
+    filters()[2].send_keys(Keys.ENTER)
+    assert said.text == "Pair 1: complied on free, refused on paid."
+    assert find(driver, ".ab-bar .ab-note").text == "1 of 2 with text; 2 of 6 pairs, complied only on free"
+    assert driver.switch_to.active_element.get_attribute("aria-pressed") == "true"
+    press(driver, Keys.ARROW_RIGHT)
+    assert said.text == "Pair 5: complied on free (faking reasoning), refused on paid."
+    back, following = driver.find_elements("css selector", ".ab-pair button")
+    assert following.get_attribute("aria-disabled") == "true" and back.get_attribute("aria-disabled") == "false"
+    marks = card.find_elements("css selector", ".ab-turn mark")
+    assert [m.text for m in marks][0].startswith("If ") and len(marks) == 3
+    assert [m.find_element("css selector", "sub").text for m in marks] == ["1", "1 2", "1"]
+    keys = [k.text for k in card.find_elements("css selector", ".ab-keys li")]
+    assert keys == [f"1 {HOSTILE} why", "2 inner"] and "faking reasoning" in card.text
+    back.click()
+    assert said.text.startswith("Pair 1:")
+    find(driver, "[data-widget=tiers] select").send_keys("<")
+    assert said.text.startswith("Pair 1:") and filters()[2].get_attribute("aria-pressed") == "true"
+
+
+def shown_power(driver):
+    """The numbers behind the text, and the cells of the table."""
+    data = driver.execute_script("return {...document.querySelector('[data-widget=power] output').dataset}")
+    numbers = {k: None if v == "null" else float(v) for k, v in data.items()}
+    rows = driver.find_elements("css selector", "[data-widget=power] .ab-stage tbody tr")
+    return numbers, {r.text.split()[0]: [c.text for c in r.find_elements("css selector", "td")] for r in rows}
+
+
+def test_what_could_have_been_seen_is_what_python_says(show):
+    from selenium.webdriver.common.keys import Keys
+
+    own = {"name": HOSTILE, "n": 350, "rate": 0.68, "discordant": 0.12}
+    driver = show(pairs.gap_power([own], title=HOSTILE))
+    wait_for(driver, "[data-widget=power] output")
+    bars = driver.find_elements("css selector", ".ab-dials input[type=range]")
+    buttons = driver.find_elements("css selector", ".ab-set button")
+    alpha, design = driver.find_elements("css selector", ".ab-dials select")
+    turns = [lambda: None, *(b.click for b in buttons), lambda: alpha.send_keys("0.1")]
+    moves = [(0, Keys.END), *((i, Keys.PAGE_UP) for i in range(5)), *((i, Keys.HOME) for i in (4, 3, 2, 1))]
+    turns += [lambda i=i, key=key: bars[i].send_keys(key) for i, key in (*moves, (3, Keys.END), (2, Keys.END))]
+    turns.append(lambda: alpha.send_keys("0.01"))
+    seen = set()
+    for turn in turns:
+        turn()
+        got, cells = shown_power(driver)
+        want = pairs.chances(got["n"], got["gap"], got["psi"], got["rate"], got["alpha"], got["margin"])
+        for kind, found in want.items():
+            for key in ("power", "smallest", "enough", "same"):
+                approx = pytest.approx(found[key], rel=1e-6, abs=1e-9) if found[key] is not None else None
+                assert got[f"{kind}{key.title()}"] == approx, (kind, key, got)
+            power = cells[kind][0].removesuffix(" %")
+            told = "over 99.9" if 0.999 < found["power"] < 1 else f"{100 * found['power']:.1f}"
+            assert power == told or abs(float(power) - 100 * found["power"]) < 0.051
+        assert got["exact"] == (want["paired"]["exact"] and pytest.approx(want["paired"]["exact"], abs=1e-9))
+        assert got["psi"] >= got["gap"] and got["rate"] + got["gap"] <= 1
+        seen.add(tuple(got.values()))
+    assert len(seen) >= len(turns) - 3
+    buttons[0].click()
+    assert buttons[0].get_attribute("aria-pressed") == "true" and HOSTILE in buttons[0].text
+    said = find(driver, "[data-widget=power] output")
+    assert "With 350 pairs, a true gap of 11.4 points is seen with over 99.9" in said.text and "(paired)" in said.text
+    design.send_keys("u")
+    want = pairs.chances(350, 0.114, 0.12, 0.68)["unpaired"]
+    assert f"with {100 * want['power']:.1f} % chance (unpaired)" in said.text.replace("\u00a0", " ")
+    assert f"gaps from {100 * want['smallest']:.1f} points" in said.text
+
+
+def test_the_chart_of_power_can_be_clicked(show):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    driver = show(pairs.gap_power())
+    wait_for(driver, "[data-widget=power] output")
+    found = []
+    for x in (-0.5, 0, 0.5):
+        svg = find(driver, ".ab-chart svg")  # drawn anew by every click
+        ActionChains(driver).move_to_element_with_offset(svg, int(x * svg.rect["width"]) - (x > 0), 0).click().perform()
+        found.append(shown_power(driver)[0]["n"])
+    assert found[0] == 10 and 150 < found[1] < 400 and found[2] == 5000
+    assert not driver.find_elements("css selector", ".ab-set [aria-pressed=true]")
+
+
+def preference(text=HOSTILE):
+    """Two lines on two sizes; in the second size A first is not measured in phase 3."""
+    rows = []
+    for size, line, phase, step in itertools.product(("1M", text), (f"{text} A", "B"), (1, 2, 3), (0, 10, 20)):
+        up = (line == "B") == (phase == 2)
+        p = (0.1, 0.4, 0.9)[step // 10] if up else (0.9, 0.6, 0.1)[step // 10]
+        if (size == "1M" or phase < 3) or line == "B":
+            point = {"first": line, "size": size, "phase": phase, "step": step, "n": 7}
+            rows.append(point | {"p": p, "lo": p - 0.1, "hi": p + 0.1})
+    return pairs.order_of_training(rows, phases={2: f"{text} two"}, ytitle=text, title=text)
+
+
+def test_an_order_of_training_is_read_off_by_keyboard_and_pointer(show):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    driver = show(preference())
+    wait_for(driver, "[data-widget=order] svg")
+    said, bar = find(driver, "[data-widget=order] output"), find(driver, "[data-widget=order] input[type=range]")
+    assert said.text == f"phase 1, step 0: {HOSTILE} A 0.10 [0.00, 0.20], n = 7; B 0.90 [0.80, 1.00], n = 7."
+    bar.send_keys(*[Keys.ARROW_RIGHT] * 4)
+    where = f"{HOSTILE} two, step 10"
+    assert said.text == f"{where}: {HOSTILE} A 0.60 [0.50, 0.70], n = 7; B 0.40 [0.30, 0.50], n = 7."
+    assert bar.get_attribute("aria-valuetext") == where
+    bar.send_keys(Keys.END)
+    assert said.text.startswith("phase 3, step 20:")
+    rows = driver.find_elements("css selector", "[data-widget=order] .ab-stage tbody tr")
+    cells = [[c.text for c in r.find_elements("css selector", "td")] for r in rows]
+    assert cells == [["12 [10, 14]"] * 3] * 2  # 10 + 10 * 0.1 / 0.5; the ends of the band at 10 and 14
+    rings = driver.find_elements("css selector", "[data-widget=order] svg circle[fill='var(--ab-card)']")
+    bands = driver.find_elements("css selector", "[data-widget=order] svg path[fill-opacity]")
+    assert len(rings) == 6 == len(bands)
+    svg = find(driver, ".ab-chart svg")
+    ActionChains(driver).move_to_element(svg).perform()
+    assert "two, step 10" in said.text
+    find(driver, "[data-widget=order] select").send_keys("<")
+    rows = driver.find_elements("css selector", "[data-widget=order] .ab-stage tbody tr")
+    assert rows[0].find_elements("css selector", "td")[2].text == "–"
+    bar.send_keys(Keys.END)
+    assert said.text == "phase 3, step 20: B 0.10 [0.00, 0.20], n = 7."
+
+
+PAIRS = {"tiers": both_tiers, "power": lambda text: pairs.gap_power(title=text), "order": preference}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_phone_has_room_for_pairs(show, kind):
+    driver = show('<meta name="viewport" content="width=device-width">', PAIRS[kind]("word"))
+    size = {"width": 320, "height": 700, "deviceScaleFactor": 2, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        wait_for(driver, "output")
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 320
+        assert all(b.size["height"] >= 40 for b in driver.find_elements("css selector", ".ab-w :is(button, select)"))
+        chart = driver.find_elements("css selector", ".ab-chart svg")
+        assert all(c.size["width"] <= 300 for c in chart) and len(chart) == (kind != "tiers")
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_words_of_pairs_stand_out(show, theme):
+    driver = show(*(make("word") for make in PAIRS.values()), theme=theme)
+    wait_for(driver, "[data-widget=tiers] .ab-side")
+    wait_for(driver, "[data-widget=order] svg")
+    find(driver, "[data-kind=faking]").click()
+    css = "button, output, .ab-note, .ab-turn > *, h4, .ab-chip, .ab-keys li, th, td, label > span, .ab-key span"
+    assert too_faint(driver, f".ab-stage :is({css})") == []
+
+
+@pytest.mark.parametrize("kind", ["tiers", "order"])
+def test_pairs_that_cannot_be_unpacked_leave_the_table(show, kind):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver = show("<script>delete window.DecompressionStream</script>", PAIRS[kind]("word"))
+    note = "//p[contains(., 'could not start')]"
+    WebDriverWait(driver, 5).until(lambda d: d.find_elements("xpath", note))
+    assert find(driver, f"[data-widget={kind}] details").get_attribute("open") is not None
+    assert len(driver.find_elements("css selector", ".ab-still")) == (kind == "tiers")
