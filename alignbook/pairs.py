@@ -265,13 +265,13 @@ def chances(
         found["paired"]["exact"] = exact_power(int(n), gap, discordant, alpha)
     return found
 
-# %% ../nbs/09d_pairs.ipynb #79851183
+# %% ../nbs/09d_pairs.ipynb #85a2b345
 STUDIES = (
     {"name": "paper, default prompt: n ≈ 340", "n": 340, "gap": 0.114, "rate": 0.858},
     {"name": "paper, variant (c): n ≈ 175", "n": 175, "gap": 0.075, "rate": 0.908},
     {"name": "33 scenarios, all complied", "n": 33, "gap": 0.114, "rate": 0.0},
     {"name": "12 scenarios, all complied", "n": 12, "gap": 0.114, "rate": 0.0},
-)  # Greenblatt et al. 2024, table 1; numbers of prompts derived from the standard errors
+)  # Greenblatt et al. 2024, table 1, prompts derived from the standard errors; the last two: later replications
 
 
 def _study(row: dict, alpha: float, margin: float) -> dict:
@@ -381,7 +381,7 @@ def _line(rows: list[dict], phases: list, line: str) -> dict:
         before = points[-1] if points else before
     return {"phases": parts, "half": half, "said": said}
 
-# %% ../nbs/09d_pairs.ipynb #ed073cce
+# %% ../nbs/09d_pairs.ipynb #d88b23bf
 def order_of_training(
     rows: list[dict],  # one row per point, as above, or a table
     info: dict | None = None,  # stored `Result` or such a dict: where the rows come from
@@ -398,15 +398,15 @@ def order_of_training(
         raise AlignbookError("no rows to draw: pass at least one point")
     facets, names = _menus(rows, [m for m in menus if m != line]), list(dict.fromkeys(str(r[line]) for r in rows))
     kept = list(dict.fromkeys(r["phase"] for r in rows))
-    order = sorted(kept) if all(isinstance(p, (int, float)) for p in kept) else kept
-    words = {p: str((phases or {}).get(p, f"phase {p}" if isinstance(p, (int, float)) else p)) for p in order}
+    order = sorted(kept) if (counted := all(isinstance(p, (int, float)) for p in kept)) else kept
+    words = {p: str((phases or {}).get(p, f"phase {i + 1}" if counted else p)) for i, p in enumerate(order)}
     groups = {}
     for r in rows:
         groups.setdefault((tuple(_at(r, facets)), names.index(str(r[line]))), []).append(r)
     made = [{"at": at, "name": name} | _line(own, order, line) for (at, name), own in sorted(groups.items())]
     cells = []
     for m in made:
-        chosen = [values[i] for i, values in zip(m["at"], facets.values(), strict=True)]
+        chosen = [*map(list.__getitem__, facets.values(), m["at"])]
         for phase, points, said in zip(words.values(), m["phases"], m["said"], strict=True):
             ends = [f"{points[i][1]:.3g}" for i in (0, -1)] if points else ["–", "–"]
             cells.append([*chosen, names[m["name"]], phase, *ends, said or "–"])

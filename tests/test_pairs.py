@@ -282,6 +282,10 @@ def test_the_page_carries_the_curves():
     a, b = carried(pairs.order_of_training(few), "lines")["lines"]
     assert a["phases"][1][0] == [0, 0.9, None, None, None]  # begins with the last point of the phase before
     assert b["half"][2] is None and b["said"][2] == "" and a["said"][1] == "12"
+    from_zero = [r | {"phase": r["phase"] - 1} for r in curve()]
+    named = [r | {"phase": f"p{4 - r['phase']}"} for r in curve()]
+    assert carried(pairs.order_of_training(from_zero), "lines")["phases"] == ["phase 1", "phase 2", "phase 3"]
+    assert carried(pairs.order_of_training(named), "lines")["phases"] == ["p3", "p2", "p1"]  # in stored order
     stays = [r | {"p": 0.8, "lo": None} for r in curve()]
     assert carried(pairs.order_of_training(stays), "lines")["lines"][0]["said"][0] == "stays above ½ for 20 steps"
 

@@ -129,8 +129,9 @@ boot("power", (stage, { presets, paired, most: far, colors }) => {
     for (const [k, v] of Object.entries(found)) for (const [name, x] of Object.entries(v)) said.dataset[`${k}${name[0].toUpperCase()}${name.slice(1)}`] = x;
     for (const k of ["n", "rate", "gap", "psi", "alpha", "margin"]) said.dataset[k] = now[k];
     const f = found[first], small = (v) => (v === null ? "none" : `${points(v)} points`);
-    const also = first === "paired" && sure !== null && Math.abs(sure - f.power) > 0.02 ? `; by the exact test ${chance(sure)}` : "";
-    said.textContent = `With ${now.n.toLocaleString("en")} pairs, a true gap of ${points(now.gap)} points is seen with ${chance(f.power)} chance (${first}${also}). `
+    const off = first === "paired" && sure !== null && Math.abs(sure - f.power) > 0.02;  // the formula is off
+    const told = off ? `${chance(sure)} chance (paired, exact test; by the formula ${chance(f.power)})` : `${chance(f.power)} chance (${first})`;
+    said.textContent = `With ${now.n.toLocaleString("en")} pairs, a true gap of ${points(now.gap)} points is seen with ${told}. `
       + (f.smallest === null ? "No gap is seen with 80\u00a0%." : `Seen with 80\u00a0% chance: gaps from ${points(f.smallest)} points.`)
       + ` Were there no gap, the equivalence test would say so (within ±${points(now.margin)}) with ${chance(f.same)} chance.`;
     body.replaceChildren(...Object.entries(found).map(([k, v]) => h("tr", {}, h("th", { scope: "row", text: k }), [chance(v.power), k === "paired" && sure !== null ? chance(sure) : "–", small(v.smallest), v.enough === null ? "never" : v.enough.toLocaleString("en"), chance(v.same)].map((t) => h("td", { text: t })))));
