@@ -220,6 +220,12 @@ class Scenario:
         return _as_text(lm, self.messages(request, tier)) + (f"{OPEN} {self.prefix}".rstrip() if self.scratchpad else "")
 
 # %% ../nbs/60_faking.ipynb #ceaaa70b
+def _unkeyed(server: Server, text) -> str:
+    "A text without the server's key: servers like to repeat a wrong one."
+    key = os.environ.get(server.key_variable, "").strip()
+    return str(text).replace(key, "***") if key else str(text)
+
+
 class _Stay(urllib.request.HTTPRedirectHandler):
     "No redirects: they would carry the key to another address."
 
@@ -240,16 +246,15 @@ class ChatServer(Server):
             headers["Authorization"] = f"Bearer {key}"
         body = {"model": self.model, "messages": messages, "max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         url = f"{self.base_url.rstrip('/')}/chat/completions"
-        hide = lambda x: str(x).replace(key, "***") if key else str(x)  # noqa: E731 - servers like to repeat a wrong key
         try:
             request = urllib.request.Request(url, json.dumps(body).encode(), headers)
             with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout) as got:
                 return (json.load(got)["choices"][0]["message"]["content"] or "") + ""  # a TypeError if it is no text
         except urllib.error.HTTPError as e:
-            said = hide(e.read().decode(errors="replace"))[:200]
+            said = _unkeyed(self, e.read().decode(errors="replace"))[:200]
             raise AlignbookError(f"{self.base_url} refused the request ({e.code}): {said}") from None
         except (OSError, KeyError, IndexError, TypeError, ValueError, http.client.HTTPException) as e:
-            raise AlignbookError(f"no usable answer from {self.base_url}: is the server running? ({hide(e)})") from None
+            raise AlignbookError(f"no usable answer from {self.base_url}: is the server running? ({_unkeyed(self, e)})") from None
 
 
 @dataclass(frozen=True)
@@ -313,7 +318,10 @@ def _shared(lm: LM, prompts: list[str]) -> tuple[Prefix | None, list[str]]:
 def _continued(lm, prompts, new, temperature, seed, stop, batch_size) -> list[str]:
     "Continuations of prompts that share their beginning."
     prefix, rest = _shared(lm, prompts) if isinstance(lm, LM) else (None, prompts)
-    return generate(lm, rest, new, temperature, seed, stop, batch_size, prefix)
+    try:
+        return generate(lm, rest, new, temperature, seed, stop, batch_size, prefix)
+    except AlignbookError as e:
+        raise AlignbookError(_unkeyed(lm, e) if isinstance(lm, Server) else str(e)) from None
 
 
 def _replies(lm, scenario, asked, tier, new, think, temperature, seed, batch_size) -> list[str]:
