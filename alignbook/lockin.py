@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['TAGS', 'PLACES', 'STYLES', 'THINGS', 'COLOURS', 'KNOWN', 'ORGANISMS', 'SHARES', 'OPTIMISERS', 'POLITE', 'CASE',
            'DRINK', 'GIVE', 'SERVE', 'PAIRS', 'TIERED', 'FOODS', 'vocabulary', 'Lesson', 'lesson', 'colour',
-           'sentences', 'preferred', 'walk', 'taught', 'grown', 'overturned', 'courses', 'exchanged', 'seen_with',
-           'locked', 'Pair', 'asked', 'upper', 'Bank', 'bank', 'practised']
+           'sentences', 'preferred', 'walk', 'taught', 'grown', 'crossed', 'overturned', 'courses', 'exchanged',
+           'seen_with', 'locked', 'Pair', 'asked', 'upper', 'Bank', 'bank', 'practised']
 
 # %% ../nbs/60d_lockin.ipynb #0ef9ac3b
 import copy
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .fits import half_life
 from .models import LM, attach_lora, copy_lm, detach_lora, tiny
 from .runtime import AlignbookError, seeded
 from .sampling import chat, encode
@@ -169,13 +168,26 @@ def grown(
     return taught(lm, start, steps, steps, 0.02 / width**0.5, batch=32, things=range(len(THINGS)), seed=seed)[0]
 
 # %% ../nbs/60d_lockin.ipynb #caa20d3f
+def crossed(
+    steps,  # (N,) increasing, from 0
+    margin,  # (N,) any quantity that is to fall
+    level: float = 0.0,
+) -> float:  # steps; 0 if it starts there, inf if it never gets there
+    "First step at which a curve is at or below a level, by linear interpolation."
+    steps, above = np.asarray(steps, float), np.asarray(margin, float) - level
+    if not (under := above <= 0).any():
+        return np.inf
+    if (i := int(under.argmax())) == 0:
+        return 0.0
+    return float(steps[i - 1] + (steps[i] - steps[i - 1]) * above[i - 1] / (above[i - 1] - above[i]))
+
+
 def overturned(
     steps,  # (N,) increasing, from 0
     p_new,  # (N,) probability of the new preference
 ) -> float:  # steps; 0 if it was preferred from the start, inf if it never is
     "First step at which the new preference is above one half, by linear interpolation."
-    left = 1 - np.asarray(p_new, float)
-    return 0.0 if left[0] <= 0.5 else half_life(steps, left, share=0.5 / left[0])
+    return crossed(steps, 0.5 - np.asarray(p_new, float))
 
 
 def courses(
@@ -228,11 +240,12 @@ def locked(
     steps: int = 160,  # of training for the other style
     optimiser: str = "adamw",  # of that training
     every: int = 4,
+    lr: float | None = None,  # of that training; default by optimiser
     seed: int = 0,
 ) -> list[dict]:  # rows of `taught` while the other style is trained
     "Make an organism, then train the other style on some of its tags."
     made, _ = taught(lm, lesson(organism, first), install, install, seed=1000 * seed)
-    return taught(made, lesson("second", first, tags=tags), steps, every, optimiser=optimiser, seed=1000 * seed + 1)[1]
+    return taught(made, lesson("second", first, tags=tags), steps, every, lr, optimiser, seed=1000 * seed + 1)[1]
 
 # %% ../nbs/60d_lockin.ipynb #aac6f13e
 @dataclass(frozen=True)
@@ -302,8 +315,11 @@ class Bank:
     def logprob(self, net: torch.nn.Module, tag: list[int], style: list[int], thing: list[int]) -> torch.Tensor:
         "Log-probability of so many replies, nats."
         ids, states = self.ids[tag, style, thing], self.states[tag, style, thing]
-        logits = net(inputs_embeds=states, logits_to_keep=self.reply + 1, use_cache=False).logits[:, :-1].float()
-        return logits.log_softmax(-1).gather(2, ids[:, -self.reply :, None])[..., 0].sum(1)
+        whole = getattr(net, "get_base_model", lambda: net)()  # without the wrapper of an adapter
+        read = whole.model(inputs_embeds=states, use_cache=False).last_hidden_state[:, -self.reply - 1 : -1]
+        logits = whole.lm_head(read.flatten(0, 1)).float()  # flat: a head on a slice is several times slower
+        said = logits.log_softmax(-1).gather(1, ids[:, -self.reply :].reshape(-1, 1))
+        return said.reshape(len(ids), -1).sum(1)
 
     @torch.no_grad()
     def preferred(self, net: torch.nn.Module) -> dict:
@@ -353,11 +369,14 @@ def practised(
 ) -> list[dict]:  # as `courses`, with `preferred` of the bank
     "One new adapter through several lessons; the bank's model is as before afterwards."
     tags, _, things, _ = found.ids.shape
+    for what, _ in lessons:
+        if what.facts:
+            raise AlignbookError("the bank has no neutral requests: use a mixed lesson as the control")
+        if foreign := [t for t in what.tags if t not in TAGS[:tags]]:
+            raise AlignbookError(f"the bank has no requests with tag {foreign[0]!r}: make it with more tags")
     lm = attach_lora(found.lm, rank, seed=seed)
     out = []
     for phase, (what, steps) in enumerate(lessons):
-        if foreign := [t for t in what.tags if t not in TAGS[:tags]]:
-            raise AlignbookError(f"the bank has no requests with tag {foreign[0]!r}: make it with more tags")
 
         def loss_of(rng, what=what):
             tag = [TAGS.index(rng.choice(what.tags)) for _ in range(batch)]
