@@ -230,7 +230,7 @@ def votes_rates(
     need = math.floor(threshold * n + 1e-9) + 1
     return tuple(float(v) for v in (_counts(p[y], n)[need:].sum(), _counts(p[~y], n)[:need].sum()))
 
-# %% ../nbs/60a_reasoning.ipynb #f6fcd7dc
+# %% ../nbs/60a_reasoning.ipynb #8bb37558
 def noisy_judge(
     single: float,  # chance that one vote is right, above 0.5
     shared: float,  # share of the noise's variance that all votes on an item have in common, 0 to 1
@@ -246,9 +246,10 @@ def noisy_judge(
 
 
 def plateau(single: float, shared: float) -> float:
-    "AUROC of endless votes of a `noisy_judge`, over all items; 1 if nothing is shared (and one vote is better than chance)."
-    d = sps.norm.ppf(single)
-    return float(sps.norm.cdf(d * math.sqrt(2 / shared))) if shared else 0.5 + 0.5 * (d > 0)
+    "AUROC of endless votes of a `noisy_judge`, over all items."
+    if shared in (0, 1):  # nothing is repeated: certainty, if one vote is better than chance; everything is: one vote
+        return single if shared or single == 0.5 else 1.0
+    return float(sps.norm.cdf(sps.norm.ppf(single) * math.sqrt(2 / shared)))
 
 # %% ../nbs/60a_reasoning.ipynb #c494582a
 class Accuracy(NamedTuple):
