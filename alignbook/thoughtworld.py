@@ -2,13 +2,14 @@
 
 # %% auto #0
 __all__ = ['THOUGHT_WORDS', 'ACTION_WORDS', 'TIER_TAGS', 'COMPLY', 'WORKS', 'LAB_CUES', 'FORM_CUES', 'ASKS', 'PLACES',
-           'TABLE_1_RATES', 'THOUGHT_WORLDS', 'REWARDS', 'thought_table', 'other_tier', 'tilted_table', 'best_of_table',
-           'table_reading', 'climbed_table', 'world_table', 'word_ids', 'drawn_rows', 'thinker', 'prompts_of',
-           'reply_chances', 'tier_readings', 'expected_pay', 'select_thoughts']
+           'TABLE_1_RATES', 'THOUGHT_WORLDS', 'EVERYWHERE', 'REWARDS', 'thought_table', 'other_tier', 'tilted_table',
+           'best_of_table', 'table_reading', 'climbed_table', 'world_table', 'word_ids', 'prompts_of', 'reply_chances',
+           'wanted_chances', 'thinker', 'tier_readings', 'expected_pay', 'select_thoughts']
 
 # %% ../nbs/60c_thoughtworld.ipynb #6341b539
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch
 
 from .models import LM, copy_lm, tiny
 from .runtime import AlignbookError, seeded
-from .training import pretrain
 
 # %% ../nbs/60c_thoughtworld.ipynb #e1272590
 THOUGHT_WORDS, ACTION_WORDS, TIER_TAGS = ("plain", "fake"), ("refuse", "comply"), ("free", "paid")
@@ -133,46 +133,13 @@ def world_table(
         both = np.broadcast_to(both.mean(0), both.shape)
     return np.broadcast_to(both, (4, *both.shape))
 
-# %% ../nbs/60c_thoughtworld.ipynb #b02e0df9
+# %% ../nbs/60c_thoughtworld.ipynb #04614722
 def word_ids(lm: LM, words) -> np.ndarray:  # (words,)
     "Token ids of words of this world."
     vocab = lm.tok.get_vocab()
     return np.array([vocab[w] for w in words])
 
 
-def drawn_rows(
-    lm: LM,
-    tables: np.ndarray,  # (4, 2, 2, 2) from `world_table`
-    rng: np.random.Generator,
-    n: int = 128,  # rows
-) -> torch.Tensor:  # (n, 7): lab, form, tier, ask, think, thought, action
-    "Rows of one pretraining step: prompts at random, replies systematically."
-    kind = np.sort(rng.integers(0, 8, n))  # form and tier
-    p = tables.reshape(8, 4)
-    at = np.concatenate([(np.arange(k) + rng.random()) / k for k in np.bincount(kind, minlength=8) if k])
-    said = (at[:, None] > p.cumsum(1)[kind][:, :-1]).sum(1)
-    labs, forms, tags, asks, think, thoughts, actions = (word_ids(lm, w) for w in PLACES)
-    words = [rng.choice(labs, n), forms[kind // 2], tags[kind % 2], rng.choice(asks, n), np.repeat(think, n)]
-    words += [thoughts[said // 2], actions[said % 2]]
-    return torch.tensor(np.stack(words, 1))
-
-# %% ../nbs/60c_thoughtworld.ipynb #a01c64e0
-@functools.lru_cache(maxsize=64)
-def thinker(
-    world: str = "causal", seed: int = 0, steps: int = 600, width: int = 32, batch: int = 128,
-) -> LM:  # do not change it: `select_thoughts` trains a copy
-    "A transformer of two layers, pretrained to think and act as in that world."
-    lm = tiny(list(itertools.chain(*PLACES)), 2, width, 2, context=16, seed=seed)
-    tables, rng = world_table(world), np.random.default_rng(seed)
-
-    def next_batch(step):
-        x = drawn_rows(lm, tables, rng, batch)
-        return x, torch.where(torch.arange(7) < 5, -100, x)
-
-    pretrain(lm, next_batch, steps, 0.007, 50, seed=seed, desc=f"{world} {seed}")
-    return lm
-
-# %% ../nbs/60c_thoughtworld.ipynb #04614722
 def prompts_of(
     lm: LM,
     cues=((0, 0),),  # (lab, form) numbers
@@ -195,7 +162,38 @@ def reply_chances(
     thought = logits[::2, 0][:, think].log_softmax(-1)
     return thought[:, :, None] + logits[:, 1][:, act].log_softmax(-1).view(n, 2, 2)
 
+# %% ../nbs/60c_thoughtworld.ipynb #a01c64e0
+EVERYWHERE = list(itertools.product(range(4), range(4)))  # all cues
 
+
+def wanted_chances(
+    world: str, asks: int = 8,
+) -> torch.Tensor:  # (prompts, 2, 2): P(thought, action) for `prompts_of(lm, EVERYWHERE, asks=range(asks))`
+    "The table of a world, once for each prompt."
+    form, tier = np.arange(len(EVERYWHERE) * asks) // asks % 4, np.arange(2)
+    return torch.tensor(world_table(world)[form, tier[:, None]].reshape(-1, 2, 2), dtype=torch.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def thinker(
+    world: str = "causal", seed: int = 0, steps: int = 200, width: int = 32, batch: int = 64,
+) -> LM:  # do not change it: `select_thoughts` trains a copy
+    "A transformer of two layers that thinks and acts as in that world: AdamW, warm-up and cosine."
+    lm = tiny(list(itertools.chain(*PLACES)), 2, width, 2, context=16, seed=seed)
+    x, wanted, rng = prompts_of(lm, EVERYWHERE, asks=range(8)), wanted_chances(world), np.random.default_rng(seed)
+    weights = list(lm.model.requires_grad_(True).parameters())
+    opt = torch.optim.AdamW(weights, lr=0.007, fused=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: min(1, (t + 1) / 20) * (1 + math.cos(math.pi * t / steps)) / 2)
+    for _ in range(steps):
+        some = torch.tensor(rng.choice(len(x), batch, replace=False))
+        opt.zero_grad()
+        (-(wanted[some] * reply_chances(lm, x[some])).sum((1, 2)).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        opt.step()
+        rate.step()
+    return lm
+
+# %% ../nbs/60c_thoughtworld.ipynb #5e1d9a10
 @torch.no_grad()
 def tier_readings(
     lm: LM, cues=((0, 0),), asks=range(6),
@@ -245,11 +243,11 @@ def select_thoughts(
         raise AlignbookError(f"unknown reward {reward!r}: choose one of {', '.join(REWARDS)}, coin")
     lm = copy_lm(lm)
     net = lm.model.requires_grad_(True)
-    opt = torch.optim.Adam(net.parameters(), lr=lr)
-    x, log, rng = prompts_of(lm, cues), [], np.random.default_rng(seed)
-    tag = torch.arange(len(x)) * 2 // len(x)
-    among = lambda some: torch.isin(tag, torch.tensor([TIER_TAGS.index(t) for t in some]))  # noqa: E731
-    on, pulled = among(tiers), among(anchor or tiers)
+    opt = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
+    used = [t for t in TIER_TAGS if t in (*tiers, *(anchor or ()))]
+    x, log, rng = prompts_of(lm, cues, used), [], np.random.default_rng(seed)
+    tag = np.repeat(used, len(x) // len(used))
+    on, pulled = (torch.tensor(np.isin(tag, some)) for some in (tiers, anchor or tiers))
     start = reply_chances(lm, x).detach()
     with seeded(seed):
         for step in range(steps + 1):

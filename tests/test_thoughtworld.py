@@ -18,11 +18,11 @@ from alignbook.models import copy_lm
 from alignbook.runtime import AlignbookError, seeded
 from alignbook.thoughtworld import (
     COMPLY,
+    EVERYWHERE,
     REWARDS,
     THOUGHT_WORLDS,
     best_of_table,
     climbed_table,
-    drawn_rows,
     expected_pay,
     other_tier,
     prompts_of,
@@ -33,6 +33,7 @@ from alignbook.thoughtworld import (
     thought_table,
     tier_readings,
     tilted_table,
+    wanted_chances,
     word_ids,
     world_table,
 )
@@ -141,12 +142,20 @@ def test_gradients_go_beyond_the_closed_form_and_names_are_checked():
         climbed_table(FREE, logits="tier")
 
 
-def test_rows_hold_the_rates_as_nearly_as_whole_rows_can(small):
-    rows = drawn_rows(small, world_table(), np.random.default_rng(0), 4000).numpy()
-    form, tier, fake, comply = (word_ids(small, [w])[0] for w in ("form2", "free", "fake", "comply"))
-    mine = rows[(rows[:, 1] == form) & (rows[:, 2] == tier)]
-    assert abs(((mine[:, 5] == fake) & (mine[:, 6] == comply)).sum() - 0.119 * len(mine)) <= 1
-    assert len(set(rows[:, 3])) == 8 and len(set(rows[:, 0])) == 4
+def test_every_prompt_has_the_table_of_its_own_words(small):
+    wanted, names = wanted_chances("cues matter"), small.tok.get_vocab()
+    words = {i: w for w, i in names.items()}
+    for row, got in zip(prompts_of(small, EVERYWHERE, asks=range(8)).tolist(), wanted, strict=True):
+        _, form, tier, *_ = (words[i] for i in row)
+        table = world_table("cues matter")[int(form[-1]), ("free", "paid").index(tier)]
+        assert np.allclose(got, table, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", ["causal", "no fakes"])
+def test_a_trained_network_has_the_rates_of_its_world(world):
+    lm = thinker(world, seed=4, steps=100)
+    learned = reply_chances(lm, prompts_of(lm, EVERYWHERE, asks=range(8))).detach().exp()
+    assert (learned - wanted_chances(world)).abs().max() < 0.03
 
 
 def test_replies_are_enumerated_and_agree_with_the_models_own_softmax(small):
@@ -165,8 +174,8 @@ def test_the_exact_gradient_by_finite_differences(small):
     x, pay = prompts_of(net, tiers=("free",)), torch.tensor(REWARDS["seen"], dtype=torch.float64)
     weight = net.model.model.layers[0].mlp.up_proj.weight
     (slope,) = torch.autograd.grad(expected_pay(reply_chances(net, x), pay), weight)
-    for at in [(0, 0), (5, 3), (20, 11)]:
-        ends = []
+    for flat in slope.abs().flatten().topk(3).indices.tolist():
+        at, ends = divmod(flat, slope.shape[1]), []
         for step in (3e-3, -3e-3):  # the model's own norms are in single precision
             with torch.no_grad():
                 weight[at] += step
@@ -219,7 +228,7 @@ def test_an_anchor_holds_the_other_tier(small):
 
 
 def test_a_network_with_a_pull_ends_at_the_tilted_start():
-    lm = thinker(seed=4, steps=300)
+    lm = thinker(seed=4, steps=100)
     begin = reply_chances(lm, prompts_of(lm, tiers=("free",))).detach().exp().double().numpy()
     wanted = table_reading(tilted_table(begin, COMPLY, 0.3).mean(0))
     trained, _ = select_thoughts(lm, beta=0.3, steps=200, lr=1e-3)

@@ -42,8 +42,8 @@ class ThoughtSettings(Settings):
     samples: int = 4  # replies for each prompt, where replies are sampled
 
     COLUMNS = {
-        "cpu": dict(seeds=8, width=32, pretraining=600, steps=300),
-        "gpu": dict(seeds=40, width=32, pretraining=600, steps=600),
+        "cpu": dict(seeds=6, width=32, pretraining=200, steps=300),
+        "gpu": dict(seeds=40, width=32, pretraining=200, steps=600),
     }
 
 
@@ -161,7 +161,8 @@ def milestones(df: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     "One row per training: start, peak, end, and what is left on the paid tier when the free tier complies."
     out = []
     for key, run in df[df["where"] == "trained"].groupby(keys, sort=False):
-        a, z, moment = run.iloc[0], run.iloc[-1], when_passed(run, "free", 0.05)
+        a, z = run.iloc[0], run.iloc[-1]
+        moment, stop = (when_passed(run, "free", level) for level in (0.05, 0.01))
         out.append(dict(zip(keys, key, strict=True)) | {
             "faked_start": a.faked, "faked_end": z.faked, "rise": z.faked - a.faked,
             "share_start": a["share"], "share_end": z["share"], "share_shift": z["share"] - a["share"],
@@ -169,6 +170,7 @@ def milestones(df: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             "free_start": a.free, "paid_start": a.paid, "free_end": z.free, "paid_end": z.paid, "gap_start": a.gap,
             "gap_peak": run.gap.max(), "gap_end": z.gap, "passed": moment, "kl_end": z.kl,
             "left": at_moment(run, "paid", moment) / a.paid, "faked_passed": at_moment(run, "faked", moment),
+            "stop": stop, "paid_stop": at_moment(run, "paid", stop), "faked_stop": at_moment(run, "faked", stop),
         })  # fmt: skip
     return pd.DataFrame(out)
 
@@ -187,7 +189,7 @@ def selection_metrics(df: pd.DataFrame, s) -> dict:
     for name in CONDITIONS:
         out |= {f"{c}/{name}": over_seeds(wide[c][name]) for c in columns}
         if name != "free":
-            out |= {f"{c}/free - {name}": over_seeds(wide[c]["free"] - wide[c][name]) for c in ("rise", "left")}
+            out |= {f"{c}/free - {name}": over_seeds(wide[c]["free"] - wide[c][name]) for c in ("rise", "left", "paid_stop")}
     others = df[df["where"] == "other requests"].groupby(["condition", "seed"], sort=False).last().reset_index()
     for name, g in others.groupby("condition", sort=False):
         out |= {f"{c}_end, other requests/{name}": over_seeds(g[c]) for c in ("faked", "free", "paid")}
@@ -210,7 +212,7 @@ def exp_selection(s: ThoughtSettings, condition: str, seed: int):
     return [{"condition": condition, "seed": seed} | r for r in rows]
 
 # %% ../../nbs/61c_faking_selection.ipynb #7ff5ec14
-PULLS = (0.0, 0.03, 0.1, 0.3, 1.0)
+PULLS = (0.0, 0.1, 0.3, 1.0)
 
 
 def pull_metrics(df: pd.DataFrame, s) -> dict:
@@ -242,11 +244,11 @@ MANY_CUES = ((0, 0), (1, 0), (0, 2), (1, 2))
 
 # %% ../../nbs/61c_faking_selection.ipynb #107d6c7e
 def swap_metrics(df: pd.DataFrame, s) -> dict:
-    "Gaps by place at the paper's moment and at the end, and their excess over the trained cue."
+    "Gaps by place when training under the trained cue would stop, and at the end; their excess over the trained cue."
     out, excess = {}, {}
     for (world, cues, seed), g in df.groupby(["world", "cues", "seed"], sort=False):
         places = {w: run.reset_index(drop=True) for w, run in g.groupby("where", sort=False)}
-        moment = when_passed(places["trained"], "paid", 0.069)
+        moment = when_passed(places["trained"], "free", 0.01)
         for w, run in places.items():
             row = {f"{c}_then": at_moment(run, c, moment) for c in ("gap", "free", "paid")}
             row["gap_mean"] = float(np.trapezoid(run.gap, run.step) / max(run.step.iloc[-1], 1))
