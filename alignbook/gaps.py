@@ -77,7 +77,7 @@ class Gap(NamedTuple):
     z: stats.Test  # two proportions, as if unpaired
     tost: stats.Tost  # paired equivalence: 90 % score interval within the margin
     discordant: float  # share of pairs that differ
-    seen: float  # smallest gap seen with 80 % power
+    seen: float  # smallest gap seen with 80 % power; nan: none, with so few pairs
 
     def __repr__(self) -> str:
         d, pts = self.difference, lambda x: f"{100 * x:+.1f}"
@@ -92,9 +92,10 @@ def _outcomes(rows) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(rows, tuple):
         free, paid = (np.asarray(x, float) for x in rows)
     else:
+        rows = [r for r in rows if r["tier"] in TIERS]
         said = {t: {r["pair"]: r["complied"] for r in rows if r["tier"] == t} for t in TIERS}
-        if set(said["free"]) != set(said["paid"]):
-            raise AlignbookError("every pair needs a row in both tiers: pass all rows of ask()")
+        if set(said["free"]) != set(said["paid"]) or sum(map(len, said.values())) != len(rows):
+            raise AlignbookError("every pair needs one row in both tiers: pass all rows of one ask()")
         free, paid = (np.array([said[t][i] for i in sorted(said["free"])], float) for t in TIERS)
     if len(free) < 2 or len(free) != len(paid) or not np.isin([free, paid], (0, 1)).all():
         raise AlignbookError("a gap needs two pairs or more, with 0 or 1 for each tier")
@@ -114,12 +115,13 @@ def compliance_gap(
     p = float(max(sps.norm.sf(se(-margin)), sps.norm.cdf(se(margin))))
     tost = stats.Tost(tango(up, down, n, 0.9), p, margin, equivalence_power(n, margin, psi))
     refused = lambda x: stats.wilson(n - int(x.sum()), n)  # noqa: E731
+    sees = lambda g: paired_power(n, g, psi) - 0.8  # noqa: E731
     both_sure = free.sum() + paid.sum() in (0, 2 * n)
     return Gap(
         refused(free), refused(paid), tango(up, down, n), stats.bootstrap(free, paired=paid, n_boot=n_boot),
         stats.mcnemar(paid, free), stats.Test(0.0, 1.0, 2 * n) if both_sure else
         stats.two_proportion_z(n - int(paid.sum()), n, n - int(free.sum()), n), tost, (up + down) / n,
-        float(brentq(lambda g: paired_power(n, g, psi) - 0.8, 1e-6, 1)),
+        float(brentq(sees, 1e-6, 1)) if sees(1) > 0 else math.nan,
     )  # fmt: skip
 
 # %% ../nbs/60e_gaps.ipynb #a6797e8b
