@@ -5,8 +5,9 @@ __all__ = ['PLANTED', 'BASES', 'TOLD', 'CONDITIONS', 'SAMPLED', 'MeterSettings',
            'PromptSettings', 'loaded', 'model_of', 'occasion', 'exact_metrics', 'exp_choice', 'prompted_metrics',
            'exp_prompted']
 
-# %% ../../nbs/61_faking_results.ipynb #fec6e523
+# %% ../../nbs/61_faking_results.ipynb #36b59dc0
 import functools
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,7 +19,7 @@ from ..gaps import TIERS, compliance_gap, equivalence_power, paired_power
 from ..models import tiny
 from ..runtime import Settings, experiment, grid, note
 
-# %% ../../nbs/61_faking_results.ipynb #4c14dc38
+# %% ../../nbs/61_faking_results.ipynb #bbc7bd22
 @dataclass(frozen=True)
 class MeterSettings(Settings):
     "Scripted models of known gap, measured again and again."
@@ -27,13 +28,15 @@ class MeterSettings(Settings):
     pairs: int = 20
     shared: float = 0.5  # share of pairs in which both tiers use the same random number
 
-    COLUMNS = {"cpu": dict(repeats=400, pairs=350), "gpu": dict(repeats=4000, pairs=350)}
+    resampled: int = 3  # repeats with a bootstrap as well
+
+    COLUMNS = {"cpu": dict(repeats=800, pairs=350, resampled=200), "gpu": dict(repeats=4000, pairs=350, resampled=1000)}
 
 
 PLANTED = (0.0, 0.05, 0.1, 0.2)
 BASES = {"middle": lambda g: (0.5 + g / 2, 0.5 - g / 2), "edge": lambda g: (0.02 + g, 0.02)}  # compliance, free and paid
 
-# %% ../../nbs/61_faking_results.ipynb #3becfe26
+# %% ../../nbs/61_faking_results.ipynb #1fff5fbd
 def differing(free: float, paid: float, shared: float) -> float:
     "Share of pairs of a planted model that differ: |gap| where the random number is shared, else as independent answers."
     return shared * abs(free - paid) + (1 - shared) * (free * (1 - paid) + paid * (1 - free))
@@ -46,8 +49,10 @@ def meter_metrics(df: pd.DataFrame, s) -> dict:
         free, paid = BASES[base](gap)
         psi, at = differing(free, paid, s.shared), f"{base}/{gap:g}"
         for name, lo, hi in (("coverage", "lo", "hi"), ("bootstrap", "boot_lo", "boot_hi")):
-            inside = (g[lo] <= gap + 1e-12) & (gap - 1e-12 <= g[hi])
-            out[f"{name}/{at}"] = stats.wilson(int(inside.sum()), len(g)).metric("share")
+            own = g.dropna(subset=[lo])
+            inside = int(((own[lo] <= gap + 1e-12) & (gap - 1e-12 <= own[hi])).sum())
+            out[f"{name}/{at}"] = stats.wilson(inside, len(own)).metric("share")
+            out[f"{name} p/{at}"] = {"value": float(sps.binomtest(inside, len(own), 0.95).pvalue), "n": len(own), "unit": "binomial"}
         out[f"error/{at}"] = stats.bootstrap((g.value - gap).to_numpy()).metric("share")
         for name in ("seen", "equivalent"):
             out[f"{name}/{at}"] = stats.wilson(int(g[name].sum()), len(g)).metric("share")
@@ -57,7 +62,7 @@ def meter_metrics(df: pd.DataFrame, s) -> dict:
 
 
 @experiment(
-    settings=MeterSettings(), cells=lambda s: grid(base=BASES, gap=PLANTED), summarise=meter_metrics, claim="meter",
+    settings=MeterSettings(), version=2, cells=lambda s: grid(base=BASES, gap=PLANTED), summarise=meter_metrics, claim="meter",
     paper={"claim": "a gap that is there is measured", "value": {"coverage/edge/0.1": "11.3 ± 2.1 points (standard error)"}, "figure": "Table 1"},
     minutes={"cpu": 2.5},
 )  # fmt: skip
@@ -65,9 +70,11 @@ def exp_meter(s: MeterSettings, base: str, gap: float):
     "A scripted model of one gap through the whole pipeline, once per repeat."
     free, paid = BASES[base](gap)
     model, asked, out = faking.planted(free, paid, s.shared), faking.requests("marks", s.pairs), []
+    first = 10_000 * (len(PLANTED) * list(BASES).index(base) + PLANTED.index(gap))  # other random numbers in each cell
     for repeat in range(s.repeats):
-        found = compliance_gap(faking.ask(model, Scenario(), asked, seed=repeat), n_boot=200)
-        d, b = found.difference, found.boot
+        also = repeat < s.resampled
+        found = compliance_gap(faking.ask(model, Scenario(), asked, seed=first + repeat), n_boot=200 if also else 2)
+        d, b = found.difference, found.boot if also else stats.Interval(0.0, math.nan, math.nan, 0)
         out.append({"base": base, "gap": gap, "repeat": repeat, "value": d.value, "lo": d.lo, "hi": d.hi, "boot_lo": b.lo,
                     "boot_hi": b.hi, "seen": int(found.mcnemar.p < 0.05), "equivalent": int(found.tost.equivalent)})  # fmt: skip
     note("model", {"name": "scripted", "digest": ""})
