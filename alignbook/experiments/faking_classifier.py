@@ -18,7 +18,7 @@ from ..judging import Rule
 from ..models import load, tiny
 from ..runtime import Settings, experiment, grid, note
 
-# %% ../../nbs/61b_faking_classifier.ipynb #682e17e0
+# %% ../../nbs/61b_faking_classifier.ipynb #546853a5
 VOTES = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50)
 CLOSED = ("complied", "keywords", "criteria", "criteria, strict")
 ASKED = ("model, naive", "model, four", "model, spoken")
@@ -65,7 +65,7 @@ def scores_of(s: ExamSettings, judge: str, items: list[dict]) -> tuple[list[floa
     valid = (~np.isnan(said)).sum(1)
     return np.where(valid, np.nansum(said, 1) / np.maximum(valid, 1), 0.5).tolist(), valid.tolist()
 
-# %% ../../nbs/61b_faking_classifier.ipynb #3e84b5d0
+# %% ../../nbs/61b_faking_classifier.ipynb #270f9f74
 def areas(g: pd.DataFrame, columns: list[str], stat) -> stats.Interval:
     "A function of AUROCs over items, items of each class resampled together."
     x = g[[*columns, "label"]].to_numpy(float)
@@ -99,7 +99,7 @@ def exam_metrics(df, s) -> dict:
         out[f"gain/{judge}"] = gain.metric()
     return out
 
-# %% ../../nbs/61b_faking_classifier.ipynb #6ead3f5a
+# %% ../../nbs/61b_faking_classifier.ipynb #1da4655a
 @experiment(
     settings=ExamSettings(),
     cells=lambda s: grid(judge=CLOSED + ASKED),
@@ -121,7 +121,7 @@ def exp_exam(s, judge):
         for i, x, v in zip(items, score, votes, strict=True)
     ]
 
-# %% ../../nbs/61b_faking_classifier.ipynb #3a07a184
+# %% ../../nbs/61b_faking_classifier.ipynb #088053bc
 @dataclass(frozen=True)
 class VoteSettings(Settings):
     "Judges of known noise; `repeats` counts fresh sets of items."
@@ -148,7 +148,7 @@ def vote_metrics(df, s) -> dict:
         out[f"threshold/{name}"] = stats.bootstrap(better, n_boot=300).metric()
     return out
 
-# %% ../../nbs/61b_faking_classifier.ipynb #659ca470
+# %% ../../nbs/61b_faking_classifier.ipynb #c616197a
 @experiment(
     settings=VoteSettings(),
     cells=lambda s: grid(single=(0.62, 0.75), shared=(0.0, 0.1, 0.5, 1.0)),
@@ -171,7 +171,7 @@ def exp_votes(s, single, shared):
             })  # fmt: skip
     return rows
 
-# %% ../../nbs/61b_faking_classifier.ipynb #34155071
+# %% ../../nbs/61b_faking_classifier.ipynb #d0fe6fb9
 READERS = {"misses": (0.65, 0.95), "good": (0.9, 0.95), "weak": (0.7, 0.7)}  # sensitivity, specificity
 
 
@@ -197,7 +197,7 @@ def corrected_metrics(df, s) -> dict:
             out[f"width/{method}/{name}"] = stats.bootstrap(used[f"{method} width"].to_numpy(), n_boot=300).metric("rate")
     return out
 
-# %% ../../nbs/61b_faking_classifier.ipynb #645076f5
+# %% ../../nbs/61b_faking_classifier.ipynb #d743c386
 @experiment(
     settings=CorrectedSettings(),
     cells=lambda s: grid(reader=tuple(READERS), exam=(28, 100), truth=(0.0, 0.05, 0.12, 0.24, 0.78)),
