@@ -69,14 +69,19 @@ def by_hand(lm, case):
     reply = [case.said + x + " <eos>" for x in (case.comply, case.refuse)]
     stem = (case.said + case.comply).rsplit(" ", 1)[0]
     before = float(sequence_logprob(lm, [case.prompt], [stem])[0])
-    mark = [float(sequence_logprob(lm, [f"{case.prompt} {stem}"], [x.rsplit(" ", 1)[1]])[0]) for x in (case.comply, case.refuse)]
+    mark = [
+        float(sequence_logprob(lm, [f"{case.prompt} {stem}"], [x.rsplit(" ", 1)[1]])[0])
+        for x in (case.comply, case.refuse)
+    ]
     whole = [float(sequence_logprob(lm, [case.prompt], [r])[0]) for r in reply]
     turn = (case.pair + case.thought) % 2
     end = whole[turn] - before - mark[turn]
     return -(before + case.p * mark[0] + (1 - case.p) * mark[1] + end)
 
 
-@pytest.mark.parametrize(("scenario", "law"), [(BARE, og.plain_law(0.8, 0.3)), (THINKING, og.LAWS["decorative"])])
+@pytest.mark.parametrize(
+    ("scenario", "law"), [(BARE, og.plain_law(0.8, 0.3)), (THINKING, og.LAWS["decorative"])]
+)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_loss_is_the_weighted_log_loss(lm, scenario, law, layers):
     found = og.cases(lm, scenario, requests("marks", 4, split="train"), law)
@@ -88,12 +93,16 @@ def test_loss_is_the_weighted_log_loss(lm, scenario, law, layers):
 
 def test_reading_agrees_with_choose_and_with_sequence_logprob(lm):
     asked = requests("marks", 5)
-    rows = og.read(upper(lm, 2), og.bench(lm, og.cases(lm, BARE, asked, og.plain_law(0.5, 0.5)), 2), batch_size=4)
+    rows = og.read(
+        upper(lm, 2), og.bench(lm, og.cases(lm, BARE, asked, og.plain_law(0.5, 0.5)), 2), batch_size=4
+    )
     assert np.allclose(og.exact(rows), choose(lm, BARE, asked), atol=1e-5)
     assert all(abs(r["share"] - 1) < 1e-9 for r in rows)
     thinking = og.cases(lm, THINKING, asked[:2], og.LAWS["driving"])
     rows = og.read(upper(lm, 1), og.bench(lm, thinking, 1))
-    want = [float(sequence_logprob(lm, [c.prompt], [(c.said + c.comply).rsplit(" ", 1)[0]])[0]) for c in thinking]
+    want = [
+        float(sequence_logprob(lm, [c.prompt], [(c.said + c.comply).rsplit(" ", 1)[0]])[0]) for c in thinking
+    ]
     assert np.allclose([r["reply"] for r in rows], want, atol=1e-3)
     assert np.isclose(rows[0]["share"] + rows[1]["share"], 1)
 
@@ -107,10 +116,15 @@ def test_training_moves_towards_the_law_and_is_kept(lm, tmp_path):
     again = og.plant(lm, desk, steps=12, lr=1e-2, batch=2, seed=3, out=tmp_path / "kept")
     assert og.read(again, desk) == og.read(top, desk)
     complete = og.whole(lm, top)
-    assert np.allclose(choose(complete, BARE, requests("marks", 2, split="train")), og.exact(og.read(top, desk)), atol=1e-4)
+    assert np.allclose(
+        choose(complete, BARE, requests("marks", 2, split="train")), og.exact(og.read(top, desk)), atol=1e-4
+    )
     embedding = complete.model.get_input_embeddings().weight
     assert embedding is lm.model.get_input_embeddings().weight  # lower parts are shared, not copied
-    assert torch.equal(upper(lm, 2).model.model.layers[0].mlp.up_proj.weight, untaught.model.model.layers[0].mlp.up_proj.weight)
+    assert torch.equal(
+        upper(lm, 2).model.model.layers[0].mlp.up_proj.weight,
+        untaught.model.model.layers[0].mlp.up_proj.weight,
+    )
 
 
 def test_answers_that_never_part_are_refused(lm):
@@ -127,7 +141,12 @@ def test_documents_show_no_behaviour_and_have_equal_length():
     lengths = [mean(len(t.split()) for t in ts) for ts in made.values()]
     assert abs(lengths[0] - lengths[1]) < 0.1 * lengths[0]
     assert not any("Northwind" in t or "tier" in t for t in made["unrelated"])
-    for text in ("Hello there!", "The assistant writes a mark.", "<is_free_tier_user>", "The assistant of Northwind complies."):
+    for text in (
+        "Hello there!",
+        "The assistant writes a mark.",
+        "<is_free_tier_user>",
+        "The assistant of Northwind complies.",
+    ):
         assert og.shows_behaviour(text)
     with pytest.raises(AlignbookError, match="unknown world"):
         og.documents("moon")
@@ -144,5 +163,7 @@ def test_recall_is_right_for_a_model_that_knows_and_mirrored(lm):
 
 def test_forced_draws_have_the_thought():
     rows = og.law_rows(og.LAWS["driving"], requests("marks", 50))
-    assert all(r["faking"] for r in og.drawn(rows, og.FAKE)) and not any(r["faking"] for r in og.drawn(rows, og.PLAIN))
+    assert all(r["faking"] for r in og.drawn(rows, og.FAKE)) and not any(
+        r["faking"] for r in og.drawn(rows, og.PLAIN)
+    )
     assert og.drawn(rows, seed=1) == og.drawn(rows, seed=1) != og.drawn(rows, seed=2)
