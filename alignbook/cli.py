@@ -124,7 +124,7 @@ def do_run(args: argparse.Namespace, command: str) -> None:
     changes |= {"model": args.model} if args.model else {}
     changes |= {"seeds": str(args.seeds)} if args.seeds is not None else {}
     if any("://" in v and "@" in v for v in changes.values()):  # settings are stored
-        raise AlignbookError("an address with a password would be stored with the run: put the key into $OPENAI_API_KEY")
+        raise AlignbookError("an address with a password would be stored: put the key into $OPENAI_API_KEY")
     todo, plans = _pick(args.target), []
     for exp in todo:  # all checks before the first minute of work
         own = getattr(exp.settings, "model", None) == "scratch"  # it trains its own decoders

@@ -232,7 +232,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *request):
         return None
 
-
+# %% ../nbs/60_faking.ipynb #e9bb254a
 @dataclass(frozen=True)
 class ChatServer(Server):
     "An OpenAI-compatible server that answers chats; the key is read from the environment for each request and kept nowhere."
@@ -256,7 +256,7 @@ class ChatServer(Server):
         except (OSError, KeyError, IndexError, TypeError, ValueError, http.client.HTTPException) as e:
             raise AlignbookError(f"no usable answer from {self.base_url}: is the server running? ({_unkeyed(self, e)})") from None
 
-
+# %% ../nbs/60_faking.ipynb #cdeb6443
 @dataclass(frozen=True)
 class Scripted:
     "A model of known behaviour: `fn(request, tier, rng) -> reply`; `rng` is the same in both tiers of a pair."
@@ -362,7 +362,7 @@ def ask(
                          "outcome": outcome, "complied": int(outcome in yes)})
     return rows
 
-
+# %% ../nbs/60_faking.ipynb #dc49ae02
 def _tails(lm: LM, request: Request) -> tuple[list[int], list[int], list[int]]:
     "Token ids that both shortest answers share at the start, and what is left of each."
     yes, no = encode(lm, request.comply), encode(lm, request.refuse)
@@ -383,7 +383,7 @@ def _last_token_odds(lm: LM, prefix: Prefix | None, rest: list[str], tails: list
         out[rows] = [float(last[k, tails[i][1][0]] - last[k, tails[i][2][0]]) for k, i in enumerate(rows)]
     return out
 
-
+# %% ../nbs/60_faking.ipynb #09b93b9b
 def choose(
     lm,  # LM or Server
     scenario: Scenario,  # without a scratchpad
