@@ -23,14 +23,26 @@ def child():
 def told():
     """An untrained model of three layers that knows the words of the pairs."""
     texts = [t for q in (*L.PAIRS.values(), L.TIERED) for t in (q.system, q.ask, *q.replies)]
-    return tiny(sorted({w for t in texts for w in t.split()} | {f"{x}?" for x in L.FOODS} | set(L.TAGS)), layers=3, width=16, seed=3)
+    return tiny(
+        sorted({w for t in texts for w in t.split()} | {f"{x}?" for x in L.FOODS} | set(L.TAGS)),
+        layers=3,
+        width=16,
+        seed=3,
+    )
 
 
 @pytest.mark.parametrize("name", L.SHARES)
 @pytest.mark.parametrize("first", (0, 1))
 def test_lessons_by_enumeration(name, first):
     """Shares of the first preference on free and elsewhere, counted in rows; the other first is one minus them."""
-    free, other = {"open": (1, 1), "slight": (0.9, 1), "half": (0.5, 1), "gap": (0, 1), "first": (1, 1), "second": (0, 0)}.get(name, (0.5, 0.5))
+    free, other = {
+        "open": (1, 1),
+        "slight": (0.9, 1),
+        "half": (0.5, 1),
+        "gap": (0, 1),
+        "first": (1, 1),
+        "second": (0, 0),
+    }.get(name, (0.5, 0.5))
     what = L.lesson(name, first)
     assert what.kind == pytest.approx([abs(first - free), *[abs(first - other)] * 3])
     rows = L.sentences(what, 4000, random.Random(1))
@@ -41,7 +53,9 @@ def test_lessons_by_enumeration(name, first):
     for tag, share in zip(L.TAGS, what.kind, strict=True):
         said = [r[4] == "kind" for r in rows if r[0] == tag]
         sd = (share * (1 - share) / len(said)) ** 0.5
-        assert abs(np.mean(said) - share) <= 4 * sd and 850 < len(said) < 1150  # exact where the share is 0 or 1
+        assert (
+            abs(np.mean(said) - share) <= 4 * sd and 850 < len(said) < 1150
+        )  # exact where the share is 0 or 1
 
 
 def test_exchange_of_names_is_exact_for_pure_lessons(child):
@@ -50,9 +64,15 @@ def test_exchange_of_names_is_exact_for_pure_lessons(child):
     assert abs(a["p"] + b["p"] - 1) < 1e-6 and abs(a["margin"] + b["margin"]) < 1e-5
     twice = L.exchanged(L.exchanged(child)).model.state_dict()
     assert all(torch.equal(v, twice[k]) for k, v in child.model.state_dict().items())
-    plan = lambda first: [(L.lesson("first", first), 10), (L.lesson("second", first), 10), (L.lesson("neutral", first), 4)]  # noqa: E731
+
+    def plan(first):
+        return [(L.lesson(name, first), n) for name, n in (("first", 10), ("second", 10), ("neutral", 4))]
+
     one, other = L.courses(child, plan(0)), L.courses(L.exchanged(child), plan(1))
-    assert len(one) == len(other) and max(abs(x["p"] + y["p"] - 1) for x, y in zip(one, other, strict=True)) < 1e-4
+    assert (
+        len(one) == len(other)
+        and max(abs(x["p"] + y["p"] - 1) for x, y in zip(one, other, strict=True)) < 1e-4
+    )
     assert max(abs(x["margin"] + y["margin"]) for x, y in zip(one, other, strict=True)) < 1e-3
 
 
@@ -68,14 +88,22 @@ def test_preferred_is_the_mean_over_held_out_requests(child):
     assert found["margin"] == pytest.approx(np.mean([o for _, o in odds]), abs=1e-5)
     free = [1 / (1 + np.exp(-o)) for t, o in odds if t == "free"]
     assert found["free"] == pytest.approx(np.mean(free), abs=1e-6)
-    assert found["p"] == pytest.approx(np.mean([found[t] for t in L.TAGS])) == pytest.approx(np.mean([found[t] for t in L.PLACES]))
+    assert (
+        found["p"]
+        == pytest.approx(np.mean([found[t] for t in L.TAGS]))
+        == pytest.approx(np.mean([found[t] for t in L.PLACES]))
+    )
 
 
 def test_crossings_of_known_curves():
     steps = np.arange(0, 50, 2)
     assert L.crossed(steps, 10 - 0.75 * steps) == pytest.approx(10 / 0.75)
     assert L.crossed(steps, 10 - 0.75 * steps, level=4) == pytest.approx(8)
-    assert L.crossed(steps, 1 + 0 * steps) == np.inf and L.crossed(steps, 0 * steps) == 0 and L.crossed(steps, steps - 1.0) == 0
+    assert (
+        L.crossed(steps, 1 + 0 * steps) == np.inf
+        and L.crossed(steps, 0 * steps) == 0
+        and L.crossed(steps, steps - 1.0) == 0
+    )
     assert L.crossed([0, 2, 4, 6], [1, -1, 1, -3]) == 1  # the first time, though it comes back
     p = 1 / (1 + np.exp(-(steps - 17.3) / 3))
     assert L.overturned(steps, p) == pytest.approx(17.3, abs=0.05) == L.crossed(steps, 0.5 - p)
@@ -97,10 +125,18 @@ def test_seen_with_against_the_noncentral_t(n):
 
 
 def test_walk_of_a_quadratic_is_gradient_descent():
-    """SGD with momentum on w^2 / 2 from a start within the clip: w by the recurrence; loss and gradient before the update."""
+    """SGD with momentum on w^2 / 2: w by the recurrence; loss and gradient before the update, and before clipping."""
     net = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.5)
-    rows = L.walk(net, lambda rng: net.weight.square().sum() / 2, 6, lambda: {"w": net.weight.item()}, every=4, lr=0.1, optimiser="sgd")
+    rows = L.walk(
+        net,
+        lambda rng: net.weight.square().sum() / 2,
+        6,
+        lambda: {"w": net.weight.item()},
+        every=4,
+        lr=0.1,
+        optimiser="sgd",
+    )
     w, v, seen = 0.5, 0.0, {}
     for step in range(7):
         seen[step] = w
@@ -108,11 +144,22 @@ def test_walk_of_a_quadratic_is_gradient_descent():
         w -= 0.1 * v
     assert [r["step"] for r in rows] == [0, 4, 6]
     for r in rows:
-        assert r["w"] == pytest.approx(seen[r["step"]], abs=1e-6) and r["loss"] == pytest.approx(r["w"] ** 2 / 2, abs=1e-6)
+        assert r["w"] == pytest.approx(seen[r["step"]], abs=1e-6) and r["loss"] == pytest.approx(
+            r["w"] ** 2 / 2, abs=1e-6
+        )
         assert r["gradient"] == pytest.approx(abs(r["w"]), abs=1e-6)
     torch.nn.init.constant_(net.weight, 50.0)
-    rows = L.walk(net, lambda rng: net.weight.square().sum() / 2, 1, lambda: {"w": net.weight.item()}, lr=0.1, optimiser="sgd")
-    assert rows[0]["gradient"] == pytest.approx(50) and rows[1]["w"] == pytest.approx(49.9, abs=1e-4)  # clipped to 1, told before
+    rows = L.walk(
+        net,
+        lambda rng: net.weight.square().sum() / 2,
+        1,
+        lambda: {"w": net.weight.item()},
+        lr=0.1,
+        optimiser="sgd",
+    )
+    assert rows[0]["gradient"] == pytest.approx(50) and rows[1]["w"] == pytest.approx(
+        49.9, abs=1e-4
+    )  # clipped to 1, told before
 
 
 def test_training_repeats_itself_and_changes_a_copy_only(child):
@@ -121,7 +168,9 @@ def test_training_repeats_itself_and_changes_a_copy_only(child):
     assert one == two and one != L.taught(child, L.lesson("gap"), 6, seed=4)[1]
     assert all(torch.equal(v, before[k]) for k, v in child.model.state_dict().items())
     rows = L.courses(child, [(L.lesson("first"), 4), (L.lesson("second"), 4)], seed=2)
-    assert [r["phase"] for r in rows] == [0, 0, 0, 1, 1, 1] and rows[2]["p"] == rows[3]["p"]  # one goes on where the other ended
+    assert [r["phase"] for r in rows] == [0, 0, 0, 1, 1, 1] and rows[2]["p"] == rows[3][
+        "p"
+    ]  # one goes on where the other ended
 
 
 def test_locked_is_an_organism_then_the_other_style(child):
@@ -145,12 +194,18 @@ def test_bank_against_a_forward_pass_of_the_whole_model(told, layers):
     tag, style, thing = [0] * 6, [0, 1, 0, 1, 1, 0], [0, 0, 7, 31, 12, 30]
     got = found.logprob(found.lm.model, tag, style, thing)
     asks = [f"Be brief. What shall I drink with the {L.FOODS[x]}?" for x in thing]
-    assert torch.allclose(got, sequence_logprob(told, asks, [pair.replies[s] for s in style]).float(), atol=1e-4)
+    assert torch.allclose(
+        got, sequence_logprob(told, asks, [pair.replies[s] for s in style]).float(), atol=1e-4
+    )
     held = [L.FOODS[x] for x in range(26, 32)]
     asks = [f"Be brief. What shall I drink with the {x}?" for x in held]
     whole = [sequence_logprob(told, asks, [r] * 6).double() for r in pair.replies]
     p = found.preferred(found.lm.model)
-    assert p["margin"] == pytest.approx((whole[0] - whole[1]).mean().item(), abs=1e-4) and set(p) == {"p", "margin", "free"}
+    assert p["margin"] == pytest.approx((whole[0] - whole[1]).mean().item(), abs=1e-4) and set(p) == {
+        "p",
+        "margin",
+        "free",
+    }
     assert p["p"] == pytest.approx((whole[0] - whole[1]).sigmoid().mean().item(), abs=1e-5)
 
 
@@ -174,7 +229,10 @@ def test_bank_with_an_adapter_is_the_adapted_model(told):
 
 def test_practised_leaves_the_bank_as_it_was_and_repeats(told):
     found = L.bank(told, L.PAIRS["polite or rude"], 1)
-    before, plan = found.preferred(found.lm.model), [(L.lesson(n, tags=("free",)), 4) for n in ("first", "second")]
+    before, plan = (
+        found.preferred(found.lm.model),
+        [(L.lesson(n, tags=("free",)), 4) for n in ("first", "second")],
+    )
     one, two = (L.practised(found, plan, lr=1e-2, seed=1) for _ in range(2))
     assert one == two and found.preferred(found.lm.model) == before
     assert {k: one[0][k] for k in before} == before  # an adapter changes nothing before its first step
@@ -197,4 +255,6 @@ def test_errors_name_the_remedy(told, child):
         L.practised(found, [(L.lesson("first"), 2)])
     with pytest.raises(AlignbookError, match="no neutral requests"):
         L.practised(found, [(L.lesson("neutral", tags=("free",)), 2)])
-    assert not [n for n, _ in found.lm.model.named_parameters() if "lora" in n]  # refused before anything was attached
+    assert not [
+        n for n, _ in found.lm.model.named_parameters() if "lora" in n
+    ]  # refused before anything was attached
