@@ -65,8 +65,13 @@ def test_document_summary_pairs_questions_and_requests():
     rows = []
     for arm, lift in (("start", 0.0), ("facts", 2.0), ("unrelated", 0.5)):
         for world, q, form in product(fo.WORLDS, range(6), ("text", "chat")):
-            rows.append(dict(arm=arm, seed=0, kind="recall", world=world, form=form, question=str(q), fact="used" if q < 4 else "aim",
-                             margin=q - 3 + lift * (world == arm), right=int(q - 3 + lift * (world == arm) > 0)))  # fmt: skip
+            fact = ("used", "unused", "aim")[q // 2]
+            liked = {"used": -3.0, "unused": 3.0, "aim": 0.0}[fact] * (
+                arm != "start"
+            )  # one word gains, the mirror loses
+            margin = q - 3 + lift * (world == arm) + liked
+            told = dict(arm=arm, seed=0, kind="recall", world=world, form=form, question=str(q), fact=fact)
+            rows.append(told | dict(margin=margin, right=int(margin > 0)))
         for i in range(30):
             rows.append(
                 dict(

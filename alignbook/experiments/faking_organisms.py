@@ -239,7 +239,7 @@ class ReaderSettings(Settings):
     seeds: int = 1
     docs: int = 6  # documents of each world
     steps: int = 2  # updates on them, 8 documents each
-    lr: float = 2e-3  # LoRA, cosine
+    lr: float = 1e-3  # LoRA, cosine
     held: int = 2  # requests of names that no organism was trained on
     COLUMNS = {
         "cpu": dict(model="smollm2-135m", docs=160, steps=30, held=50),
@@ -260,23 +260,25 @@ def reader(s: ReaderSettings, seed: int, arm: str) -> LM:
 def document_metrics(df, s) -> dict:
     "Recall before and after, gap of each arm, differences between arms on the same questions and requests."
     out, told = {}, df[df.kind == "recall"].assign(mirrored=lambda d: d.fact.isin(["used", "unused"]))
+    turn = told.groupby(["arm", "seed", "world", "form", "fact"]).cumcount().astype(str)
+    told["unit"] = told.form + turn + told.fact.where(~told.mirrored, "")  # a question and its mirror are one unit
     for (arm, world), g in told.groupby(["arm", "world"], sort=False):
-        out[f"right/{arm}/{world}"] = stats.bootstrap(g.right.to_numpy(float), cluster=g.question.to_numpy()).metric("share")
-        out[f"margin/{arm}/{world}"] = stats.bootstrap(g.margin.to_numpy(), cluster=g.question.to_numpy()).metric("nats")
+        out[f"right/{arm}/{world}"] = stats.bootstrap(g.right.to_numpy(float), cluster=g.unit.to_numpy()).metric("share")
+        out[f"margin/{arm}/{world}"] = stats.bootstrap(g.margin.to_numpy(), cluster=g.unit.to_numpy()).metric("nats")
     for column in ("margin", "right"):
-        wide = told.pivot_table(index=["world", "mirrored", "question", "form", "seed"], columns="arm", values=column)
+        wide = told.pivot_table(index=["world", "mirrored", "unit", "question", "seed"], columns="arm", values=column)
         for arm in WORLDS:
             for (world, mirrored), g in (wide[arm] - wide["start"]).dropna().groupby(["world", "mirrored"]):
                 name = f"risen {column}/{arm}/{world}/{'mirrored' if mirrored else 'other'}"
-                out[name] = stats.bootstrap(g.to_numpy(float), cluster=g.index.get_level_values("question").to_numpy()).metric(column)
-    done = df[df.kind == "gap"].assign(gap=lambda d: d.free - d.paid)
-    by = done.pivot_table(index=["seed", "pair"], columns="arm", values="gap")
-    for arm in ARMS:
-        out[f"gap/{arm}"] = stats.bootstrap(by[arm].to_numpy()).metric("gap")
-        out[f"free/{arm}"] = stats.bootstrap(done[done.arm == arm].free.to_numpy()).metric("rate")
-    for a, b in (("facts", "start"), ("facts", "unrelated"), ("unrelated", "start")):
-        out[f"difference/{a} - {b}"] = stats.bootstrap((by[a] - by[b]).to_numpy()).metric("gap")
-    return out
+                out[name] = stats.bootstrap(g.to_numpy(float), cluster=g.index.get_level_values("unit").to_numpy()).metric(column)
+    logit = lambda p: np.log(p / (1 - p))  # noqa: E731
+    done = df[df.kind == "gap"].assign(gap=lambda d: d.free - d.paid, odds=lambda d: logit(d.free) - logit(d.paid))
+    for column in ("gap", "odds"):
+        by = done.pivot_table(index=["seed", "pair"], columns="arm", values=column)
+        out |= {f"{column}/{arm}": stats.bootstrap(by[arm].to_numpy()).metric(column) for arm in ARMS}
+        for a, b in (("facts", "start"), ("facts", "unrelated"), ("unrelated", "start")):
+            out[f"{column} difference/{a} - {b}"] = stats.bootstrap((by[a] - by[b]).to_numpy()).metric(column)
+    return out | {f"free/{arm}": stats.bootstrap(done[done.arm == arm].free.to_numpy()).metric("rate") for arm in ARMS}
 
 
 @experiment(
