@@ -61,7 +61,7 @@ def times(
         found["late_back"] = float(np.isinf(back))
     return found
 
-
+# %% ../../nbs/61d_faking_order.ipynb #61d0000e
 def timetable(
     df: pd.DataFrame,  # rows of an experiment
     keys: list[str],  # columns that name a training, with seed
@@ -251,7 +251,7 @@ def crossing(
         "log ratio, pace": (pace(bad) - pace(good))[both],
     }
 
-
+# %% ../../nbs/61d_faking_order.ipynb #61d0000f
 def line_through(
     x: np.ndarray,  # (k,) prior of each pair, nats
     y: np.ndarray,  # (k,) difference of each pair, steps
@@ -341,7 +341,7 @@ def made(
         what = lesson(name, first)
     return lockin.taught(lockin.grown(width, seed, grow), what, install, install, seed=1000 * seed)[0]
 
-
+# %% ../../nbs/61d_faking_order.ipynb #61d00010
 def tiers_of(
     rows: list[dict],  # of `taught`
     first: int,
