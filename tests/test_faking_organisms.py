@@ -87,9 +87,12 @@ def test_document_summary_pairs_questions_and_requests():
     rise = found["risen margin/facts/facts/mirrored"]
     assert np.isclose(rise["value"], 2) and np.isclose(rise["lo"], 2) and rise["n"] == 4
     assert np.isclose(found["risen margin/facts/unrelated/other"]["value"], 0)
-    assert np.isclose(found["difference/facts - unrelated"]["value"], 0.1) and np.isclose(
-        found["gap/start"]["value"], 0
+    assert np.isclose(found["gap difference/facts - unrelated"]["value"], 0.1)
+    odds = np.mean(
+        [np.log((0.6 + x) / (0.4 - x)) - np.log((0.5 + x) / (0.5 - x)) for x in 0.01 * np.arange(30)]
     )
+    assert np.isclose(found["odds difference/facts - unrelated"]["value"], odds)
+    assert np.isclose(found["gap/start"]["value"], 0)
 
 
 @pytest.fixture(scope="module")
