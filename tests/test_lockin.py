@@ -239,6 +239,20 @@ def test_practised_leaves_the_bank_as_it_was_and_repeats(told):
     assert one[2]["p"] > before["p"] and one[2]["p"] == one[3]["p"] and one[-1]["p"] < one[3]["p"]
 
 
+def test_held_out_requests_are_never_trained_on(told, monkeypatch):
+    """All others are; and `preferred` reads the held-out ones alone."""
+    found, seen = L.bank(told, L.PAIRS["polite or rude"], 1), {True: set(), False: set()}
+    plain = L.Bank.logprob
+
+    def logprob(self, net, tag, style, thing):
+        seen[torch.is_grad_enabled()].update(thing)
+        return plain(self, net, tag, style, thing)
+
+    monkeypatch.setattr(L.Bank, "logprob", logprob)
+    L.practised(found, [(L.lesson("mixed", tags=("free",)), 40)], every=20, lr=1e-4)
+    assert seen[True] == set(range(26)) and seen[False] == set(range(26, 32)) and found.held == 6
+
+
 def test_errors_name_the_remedy(told, child):
     for call, words in [
         (lambda: L.lesson("third"), "unknown lesson 'third'"),
