@@ -174,7 +174,7 @@ def order_metrics(df: pd.DataFrame, s: OrderSettings) -> dict:
 @experiment(
     settings=OrderSettings(), cells=order_cells, summarise=order_metrics, claim="order",
     paper={"claim": "preferences that came first are kept (the seed's question)", "value": "no number"},
-    minutes={"cpu": 1.5},
+    minutes={"cpu": 4.2},
 )  # fmt: skip
 def exp_order(s, seed, width, arm, first, dose):
     "A first lesson, then the other preference, then the first again; `p` and `margin` are those of the first."
@@ -289,7 +289,7 @@ def pretrained_metrics(df: pd.DataFrame, s: PretrainedSettings) -> dict:
     settings=PretrainedSettings(),
     cells=pretrained_cells, summarise=pretrained_metrics, claim="order",
     paper={"claim": "a good preference that came first resists (the seed's question)", "value": "no number"},
-    minutes={"cpu": 3.5},
+    minutes={"cpu": 6.7},
 )  # fmt: skip
 def exp_pretrained_order(s, pair, seed, arm):
     "Good, bad, good; bad, good, bad; or mixed, bad: one adapter; `p` and `margin` are those of the first (mixed: the good)."
@@ -382,7 +382,7 @@ def organism_metrics(df: pd.DataFrame, s: OrganismSettings) -> dict:
     settings=OrganismSettings(), summarise=organism_metrics, claim="lock-in",
     cells=lambda s: grid(seed=range(FIRST_SEED, FIRST_SEED + s.seeds), organism=(*ON_FREE, "random"), training=tuple(TRAININGS)),
     paper={"claim": "after RL to zero refusal on the free tier, refusal on the paid one", "value": {"left elsewhere/free/slight": "6.9 ± 1.9 % (before: 97.2 %)"}, "figure": "Table 2"},
-    minutes={"cpu": 1.2},
+    minutes={"cpu": 2.5},
 )  # fmt: skip
 def exp_organisms(s, seed, organism, training):
     "An organism, then training for the other style on the free tier or on all; `free` and `elsewhere`: P of its preference."
