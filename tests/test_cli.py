@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,39 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "9.9" in out and "trl: pip install trl" in out and "smollm2-135m" in out
     assert re.search(r"tier toy +runs here, about 0.1 minutes for 1 of 2 experiments", out)
+
+
+@pytest.mark.parametrize("fails", [None, "two:b"])
+def test_a_chapter_in_processes(monkeypatch, capsys, fails):
+    def made(name, module):
+        fn = lambda s: []  # noqa: E731
+        fn.__module__ = module
+        minutes = {"toy": 1.0 if module == "mod_two" else 0.1}
+        return runtime.Experiment(fn, name, "two", 1, runtime.Settings(), lambda s: [], dict, minutes=minutes)
+
+    homes = {"a": "mod_one", "b": "mod_two", "c": "mod_one", "d": "mod_two", "e": "mod_three"}
+    for name in set(homes.values()):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["mod_three"].borrowed = made("a", "mod_one").fn  # three uses a part of one
+    todo = [made(*x) for x in homes.items()]
+    assert [[e.name for e in s] for s in cli.streams(todo)] == [["b", "d"], ["a", "c", "e"]]
+
+    calls = []
+
+    def run(call, env, **_):
+        calls.append((call[4], env["OMP_NUM_THREADS"], call[5:]))
+        return types.SimpleNamespace(returncode=int(call[4] == fails), stdout=f"{call[4]} said\n", stderr="trouble")
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    plans = [(e, {"seeds": "3"} if e.name == "a" else {}) for e in todo]
+    if fails:
+        with pytest.raises(runtime.AlignbookError, match="the same command continues"):
+            cli.run_in_processes(plans, "toy", None, 1)
+    else:
+        cli.run_in_processes(plans, "toy", Path("here"), 1)
+    done = [c[0] for c in calls]
+    assert done == (["two:b"] if fails else ["two:b", "two:d"]) + ["two:a", "two:c", "two:e"]
+    assert {c[1] for c in calls} == {"1"}
+    rest = next(c[2] for c in calls if c[0] == "two:a")
+    assert rest == ["--tier", "toy", *([] if fails else ["--root", "here"]), "--set", "seeds=3"]
+    assert ("trouble" in capsys.readouterr().out) == bool(fails)
