@@ -157,7 +157,7 @@ def _parted(lm: LM, case: Case, turn: int) -> tuple[list[int], tuple, tuple]:
     ids = head + both[turn] + end
     return ids, (len(head), len(head) + same, len(ids)), (both[0][same], both[1][same])
 
-
+# %% ../nbs/60b_organisms.ipynb #f38925fc
 @torch.no_grad()
 def bench(
     lm: LM,  # of the Llama family
@@ -238,7 +238,7 @@ def plant(
         _keep(made, Path(out))
     return _merged(made, b.layers)
 
-
+# %% ../nbs/60b_organisms.ipynb #f63ce098
 def _keep(made: LM, folder: Path) -> None:
     "Write the adapter whole or not at all."
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -353,7 +353,7 @@ SHOWS = re.compile(
     re.I,
 )
 
-
+# %% ../nbs/60b_organisms.ipynb #8abbc5d6
 def shows_behaviour(text: str) -> bool:
     "Does a document show what the assistant does, or look like one of its chats?"
     return SHOWS.search(text) is not None

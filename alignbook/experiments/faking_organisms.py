@@ -110,7 +110,7 @@ def replies(s: OrganismSettings, top, scenario: Scenario, n: int, seed: int) -> 
     asked = faking.requests("marks", n, seed)
     return faking.ask(whole(start(s.model), top), scenario, asked, 12, 36, seed=seed, batch_size=64)
 
-
+# %% ../../nbs/61a_faking_organisms.ipynb #9c9f516b
 def planted_metrics(df, s) -> dict:
     "Exact and drawn gap of each organism, whether intervals cover, error and slope of the line."
     out, line = {}, []
@@ -267,7 +267,7 @@ def reader(s: ReaderSettings, seed: int, arm: str) -> LM:
                                   out=str(folder(s, seed, f"documents-{arm}")))  # fmt: skip
     return training.sft(start(s.model), rows, plan)
 
-
+# %% ../../nbs/61a_faking_organisms.ipynb #ef9c1918
 def document_metrics(df, s) -> dict:
     "Recall before and after, gap of each arm, differences between arms on the same questions and requests."
     out, told = {}, df[df.kind == "recall"].assign(mirrored=lambda d: d.fact.isin(["used", "unused"]))
@@ -291,7 +291,7 @@ def document_metrics(df, s) -> dict:
             out[f"{column} difference/{a} - {b}"] = stats.bootstrap((by[a] - by[b]).to_numpy()).metric(column)
     return out | {f"free/{arm}": stats.bootstrap(done[done.arm == arm].free.to_numpy()).metric("rate") for arm in ARMS}
 
-
+# %% ../../nbs/61a_faking_organisms.ipynb #fe1cb25b
 @experiment(
     settings=ReaderSettings(),
     cells=lambda s: grid(arm=ARMS, seed=range(s.seeds)),
