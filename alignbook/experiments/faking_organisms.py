@@ -148,7 +148,7 @@ def coverage(p: np.ndarray, truths: dict[str, float], draws: int = 400) -> dict[
     summarise=planted_metrics,
     claim="F4, positive control",
     paper={"claim": "without a scratchpad there is no gap by prompt alone, one after synthetic documents", "value": "about 0; 20.1 and 13.9 points", "figure": "12, 21"},
-    minutes={"cpu": 3},
+    minutes={"cpu": 4},
 )
 def exp_planted(s, organism, seed):
     "The gap of an organism on held-out names: exact, drawn, and a few replies word by word."
