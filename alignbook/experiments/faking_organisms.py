@@ -222,7 +222,7 @@ def among(z: np.ndarray, thought: int = PLAIN) -> np.ndarray:  # z: (requests, p
     summarise=scratchpad_metrics,
     claim="F5, F6",
     paper={"claim": "a deceptive prefix raises, an obedient one lowers unmonitored refusal; no gap without faking reasoning", "value": "97 to 99 / 83 %; 99 and 97 %", "figure": "13, 15"},
-    minutes={"cpu": 4},
+    minutes={"cpu": 6},
 )
 def exp_scratchpads(s, law, seed):
     "Chances of thoughts and answers of an organism with a scratchpad, and replies with the beginning of either thought forced."
